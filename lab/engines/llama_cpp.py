@@ -1,0 +1,178 @@
+"""The GGUF engine: llama.cpp through its low-level API, every setting explicit and logged."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lab import gguf_header, machine, models
+from lab.engines import refuse_misfit, token_logprobs
+from lab.engines.llama.context import KV_BYTES, Context, Flash
+from lab.engines.llama.sampler import Sampler
+from lab.engines.llama.weights import Weights
+from lab.errors import LabError
+from lab.records import Chunk, Request, Settings, Usage
+from lab.text import TextStream
+
+
+class LlamaCpp:
+    """Decodes one request at a time; also scores given text. Weights are mapped at once, KV caches made when first used.
+
+    `model` is a catalogue name or a path. `context_tokens` 0 takes the smaller of 4096 and what the model was trained
+    for. `flash_attention` "auto" lets llama.cpp decide; "off" makes batched and single logits identical.
+    """
+
+    def __init__(
+        self,
+        model: str = models.DEFAULT,
+        *,
+        threads: int = 0,
+        threads_batch: int = 0,
+        context_tokens: int = 0,
+        batch_tokens: int = 2048,
+        ubatch_tokens: int = 512,
+        flash_attention: Flash = "auto",
+        kv_type: str = "f16",
+        gpu_layers: int = 0,
+        mmap: bool = True,
+    ) -> None:
+        self.file = models.find(model)
+        self.header = gguf_header.read(self.file.path)
+        threads = threads or machine.threads_default()
+        limit = self.header.context_tokens or 4096
+        if context_tokens > limit:
+            raise LabError(f"{self.file.name} was trained for {limit:,} tokens of context, not {context_tokens:,}; "
+                           "ask for fewer.")
+        self.context_tokens = context_tokens or min(4096, limit)
+        self.settings: Settings = {
+            "engine": "llama_cpp", "model": self.file.name, "threads": threads,
+            "threads_batch": threads_batch or threads, "context_tokens": self.context_tokens,
+            "batch_tokens": batch_tokens, "ubatch_tokens": ubatch_tokens, "flash_attention": flash_attention,
+            "kv_type": kv_type, "gpu_layers": gpu_layers, "mmap": mmap,
+        }
+        self._context_settings = {
+            "threads": threads, "threads_batch": threads_batch or threads, "flash_attention": flash_attention,
+            "ubatch_tokens": ubatch_tokens, "kv_type": kv_type,
+        }
+        self.weights = Weights(self.file.path, gpu_layers=gpu_layers, mmap=mmap)
+
+    @functools.cached_property
+    def context(self) -> Context:
+        """The context requests are decoded in."""
+        batch = int(self.settings["batch_tokens"] or 2048)
+        return Context(self.weights, context_tokens=self.context_tokens, batch_tokens=batch, **self._context_settings)  # type: ignore[arg-type]
+
+    @functools.cached_property
+    def _scoring(self) -> Context:
+        # Given text is scored in a cache of its own: small, and with room for the branches of one question.
+        return Context(self.weights, context_tokens=min(2048, self.header.context_tokens or 2048), batch_tokens=2048,
+                       sequences=16, **self._context_settings)  # type: ignore[arg-type]
+
+    def now(self) -> float:
+        return time.perf_counter()
+
+    def tokenize(self, text: str, *, special: bool = False) -> list[int]:
+        return self.weights.tokenize(text, special=special)
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        return self.weights.detokenize(tokens)
+
+    def prompt_tokens(self, request: Request) -> list[int]:
+        if request.tokens is not None:
+            self.weights.check(request.tokens)
+            return list(request.tokens)
+        if request.prompt is not None:
+            return self.weights.tokenize(request.prompt, special=True)
+        tokens = self.weights.tokenize(self.weights.chat(request.messages or ()), special=True)
+        if tokens[:2] == [self.weights.bos] * 2:  # the template wrote a begin token and the tokenizer added another
+            del tokens[0]
+        return tokens
+
+    def stream(self, request: Request) -> Iterator[Chunk]:
+        prompt = self.prompt_tokens(request)
+        refuse_misfit(len(prompt), request.decoding.max_tokens, self.context_tokens)
+        return self._decode(prompt, request)
+
+    def _decode(self, prompt: list[int], request: Request) -> Iterator[Chunk]:
+        context, weights, decoding = self.context, self.weights, request.decoding
+        usage, text, sampler = Usage(prompt_tokens=len(prompt), cached_tokens=0), TextStream(decoding.stop), Sampler(decoding)
+        try:
+            context.clear()
+            context.prefill(prompt)
+            for position in range(len(prompt), len(prompt) + decoding.max_tokens):
+                token = sampler.pick(context)
+                at = time.perf_counter()
+                if weights.is_end(token) and not decoding.ignore_eos:
+                    yield Chunk(text=text.end(), at_s=at, finish_reason="stop", usage=usage)
+                    return
+                shown = text.push(weights.piece(token))
+                if text.stopped:
+                    yield Chunk(text=shown, tokens=(token,), at_s=at, finish_reason="stop", usage=usage)
+                    return
+                if position + 1 < len(prompt) + decoding.max_tokens:
+                    yield Chunk(text=shown, tokens=(token,), at_s=at)
+                    context.step(token, position)
+                else:
+                    reason = "length"
+                    shown += text.end()
+                    yield Chunk(text=shown, tokens=(token,), at_s=at, finish_reason="stop" if text.stopped else reason,
+                                usage=usage)
+        finally:
+            sampler.close()
+
+    def logits(self, tokens: Sequence[int], *, start: int = 0) -> NDArray[np.float32]:
+        self.weights.check(tokens)
+        context = self._scoring
+        if len(tokens) > min(context.context_tokens, context.batch_tokens):
+            raise LabError(f"A text of {len(tokens):,} tokens is longer than the {context.context_tokens:,} that can be "
+                           "scored at once; score it in chunks.")
+        context.clear()
+        return context.logits(context.prefill(tokens, outputs_from=start))
+
+    def branch_logprobs(self, prefix: Sequence[int], branches: Sequence[Sequence[int]]) -> list[NDArray[np.float64]]:
+        self.weights.check([*prefix, *(t for b in branches for t in b)])
+        context = self._scoring
+        total = len(prefix) + sum(len(b) for b in branches)
+        if total > context.context_tokens or len(branches) > context.sequences or not prefix:
+            raise LabError(f"A question of {total:,} tokens with {len(branches)} options cannot be scored at once "
+                           f"(at most {context.context_tokens:,} tokens and {context.sequences} options).")
+        context.clear()
+        n = len(prefix)
+        context.token[:n], context.position[:n] = prefix, np.arange(n)
+        # One decode for the whole question: the prefix belongs to every branch, each branch to its own sequence.
+        context.sequence_count[:n] = len(branches)
+        context.sequence[:n, : len(branches)] = np.arange(len(branches))
+        context.output[:n] = 0
+        context.output[n - 1] = 1
+        at, rows, first = n, 1, []
+        for i, branch in enumerate(branches):
+            m = len(branch)
+            span = slice(at, at + m)
+            context.token[span], context.position[span] = branch, np.arange(n, n + m)
+            context.sequence_count[span], context.sequence[span, 0] = 1, i
+            context.output[span] = 1
+            context.output[at + m - 1] = 0
+            first.append(rows)
+            at, rows = at + m, rows + m - 1
+        context.decode(at)
+        logits = context.logits(rows)
+        return [token_logprobs(logits[[0, *range(r, r + len(b) - 1)]], b) for r, b in zip(first, branches, strict=True)]
+
+    def bytes_per_token(self, depth: int) -> float:
+        """Bytes read from memory to decode one token with `depth` tokens cached."""
+        return self.header.bytes_per_token(depth, KV_BYTES[str(self.settings["kv_type"])])
+
+    def close(self) -> None:
+        for name in ("context", "_scoring"):
+            if name in self.__dict__:
+                self.__dict__.pop(name).close()
+        self.weights.close()
+
+
+def open(model: str, **settings: object) -> LlamaCpp:
+    """Open the engine on a catalogue name or a GGUF path."""
+    return LlamaCpp(model, **settings)  # type: ignore[arg-type]

@@ -1,0 +1,150 @@
+"""Experiments: one file each, found by listing this folder; a frozen config that runs, yields trials and decides.
+
+To add one, write `lab/experiments/NAME.py` with a frozen, keyword-only dataclass that subclasses `Experiment`. Its
+docstring's first line is the question; its fields become `lab run NAME --field value` flags, MLflow params and the
+form on the dashboard's Run page.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal, Self
+
+import pandas as pd
+
+from lab.errors import LabError
+from lab.records import Trial, Verdict
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chart:
+    """One figure, as plain values; `lab.plots` draws it from the trials' frame. Columns are `params.x` or `metrics.y`.
+
+    `line` and `bar` draw y over x with intervals, one trace per value of `series`; `tradeoff` draws points named by
+    `label` and the Pareto front (directions from `lab.names`).
+    """
+
+    title: str
+    kind: Literal["line", "bar", "tradeoff"]
+    x: str
+    y: str
+    series: str | None = None
+    label: str | None = None
+    log_x: bool = False
+    log_y: bool = False
+    where: tuple[str, str] | None = None
+    """Keep only rows whose column (first) equals this value (second, compared as text)."""
+
+
+def option(default: Any, help: str, **more: Any) -> Any:
+    """A config field with its help text (units included), shown by the command line and the Run page."""
+    return dataclasses.field(default=default, metadata={"help": help, **more})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """What every experiment is. Subclass it as a frozen, keyword-only dataclass."""
+
+    columns: ClassVar[tuple[str, ...]] = ()
+    """Measures of the printed table, in order."""
+    charts: ClassVar[tuple[Chart, ...]] = ()
+
+    def size(self) -> int:
+        """How many trials `run` will yield."""
+        raise LabError(f"{type(self).__name__} does not say its size")
+
+    def run(self) -> Iterator[Trial]:
+        """Measure; yields one `Trial` per point as soon as it is measured."""
+        raise LabError(f"{type(self).__name__} does not run")
+
+    def verdict(self, trials: pd.DataFrame) -> Verdict:
+        """Decide from the trials' frame (columns `name`, `params.*`, `metrics.*` with `_low`/`_high` beside)."""
+        raise LabError(f"{type(self).__name__} does not decide")
+
+    @classmethod
+    def demo(cls, **overrides: Any) -> Self:
+        """A version short enough for `lab demo` (about a minute on two cores)."""
+        return cls(**overrides)
+
+
+def names() -> list[str]:
+    """The experiments there are: one per module of this folder that does not start with an underscore."""
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
+
+
+def find(name: str) -> type[Experiment]:
+    """The config class of experiment `name`."""
+    if name not in names():
+        raise LabError(f"There is no experiment '{name}'; the experiments are {', '.join(names())}.")
+    module = importlib.import_module(f"{__name__}.{name}")
+    found = [v for v in vars(module).values() if isinstance(v, type) and issubclass(v, Experiment)
+             and v is not Experiment and v.__module__ == module.__name__]
+    if len(found) != 1:
+        raise LabError(f"lab/experiments/{name}.py must define exactly one Experiment; it defines {len(found)}.")
+    return found[0]
+
+
+def name_of(experiment: Experiment | type[Experiment]) -> str:
+    cls = experiment if isinstance(experiment, type) else type(experiment)
+    return cls.__module__.rsplit(".", 1)[-1]
+
+
+def question_of(cls: type[Experiment]) -> str:
+    return (cls.__doc__ or "").strip().splitlines()[0]
+
+
+def make(cls: type[Experiment], values: Mapping[str, str]) -> Experiment:
+    """The config from texts, as a command line or a form gives them; lists are comma-separated.
+
+    Raises `LabError` naming the field, what was given and what is expected.
+    """
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    unknown = sorted(set(values) - set(fields))
+    if unknown:
+        raise LabError(f"Experiment '{name_of(cls)}' has no field {unknown[0]!r}; its fields are {', '.join(fields)}.")
+    try:
+        return cls(**{name: parse(hints[name], text, name) for name, text in values.items()})
+    except ValueError as error:
+        raise LabError(f"Experiment '{name_of(cls)}': {error}") from error
+
+
+def parse(kind: Any, text: str, field: str) -> Any:
+    """`text` as a value of the annotated type `kind`: str, int, float, bool, Literal, X | None or tuple[X, ...]."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        inner = next(a for a in args if a is not type(None))
+        return None if text.strip().lower() in ("", "none") else parse(inner, text, field)
+    if origin is tuple:
+        return tuple(parse(args[0], part.strip(), field) for part in text.split(",") if part.strip())
+    if origin is Literal:
+        if text not in args:
+            raise LabError(f"--{_flag(field)} takes one of {', '.join(map(str, args))}, not {text!r}.")
+        return text
+    if kind is bool:
+        if text.lower() not in ("true", "false", "yes", "no", "1", "0", "on", "off"):
+            raise LabError(f"--{_flag(field)} takes true or false, not {text!r}.")
+        return text.lower() in ("true", "yes", "1", "on")
+    if kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            noun = "a whole number" if kind is int else "a number"
+            raise LabError(f"--{_flag(field)} takes {noun}, not {text!r}.") from None
+    return text
+
+
+def shown(value: Any) -> str:
+    """A field's value as `make` would read it back."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _flag(field: str) -> str:
+    return field.replace("_", "-")

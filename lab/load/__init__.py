@@ -1,0 +1,1 @@
+"""Ways to put load on an engine: who asks when."""

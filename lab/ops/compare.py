@@ -1,0 +1,194 @@
+"""What differs between two trials and whether it is more than chance, tested on their raw observations."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from lab import names, stats
+from lab.errors import LabError
+from lab.metrics import speed
+from lab.ops import history
+from lab.records import Generation, Score
+
+Outcome = Literal["better", "worse", "different", "no difference shown", "too few", "not tested"]
+
+ALPHA = 0.05
+"""A difference counts when its p-value, adjusted for all that were tested, lies below this."""
+
+PER_GENERATION: dict[str, Callable[[Generation], float]] = {
+    "ttft_s": speed.ttft_s,
+    "tpot_s": speed.tpot_s,
+    "e2e_s": speed.e2e_s,
+    "prefill_tokens_per_s": speed.prefill_tokens_per_s,
+    "decode_tokens_per_s": speed.decode_tokens_per_s,
+}
+"""Speed measures that every generation has one value of; a trial's is their median."""
+
+_SAME_QUESTION = {"decode_tokens_per_s": "tpot_s"}
+"""A rate is 1 / time: one question in two units, tested once and not paid for twice in the adjustment."""
+
+
+_AVERAGES_TO = {"correct": "accuracy", "flip": "flip_share"}
+"""What a trial calls the mean of its scores of this name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One measure of two trials, in its stored unit. `difference` is other minus baseline, with its 95% interval.
+
+    `items` are the pairs, or the smaller side's generations, that the test stands on (0: not tested). `outcome` is
+    `different` when it is significant but the measure has no better direction, and `too few` when even the clearest
+    difference could not have become significant with so few items.
+    """
+
+    measure: str
+    baseline: float
+    other: float
+    difference: float
+    low: float = math.nan
+    high: float = math.nan
+    p_value: float = math.nan
+    p_adjusted: float = math.nan
+    items: int = 0
+    outcome: Outcome = "not tested"
+
+    @property
+    def relative(self) -> float:
+        """The difference as a share of the baseline; NaN where that is 0 or unknown."""
+        return self.difference / abs(self.baseline) if self.baseline and math.isfinite(self.baseline) else math.nan
+
+    @property
+    def significant(self) -> bool:
+        return self.p_adjusted < ALPHA
+
+
+def differences(trials: pd.DataFrame, baseline: str, other: str) -> list[Row]:
+    """Every measure that trials `baseline` and `other` (run ids in the frame `trials`) share, tested ones first.
+
+    Speed: the medians over generations, unpaired. Quality: the means over items both sides scored, paired by item; for
+    right or wrong (0 and 1) by McNemar's exact test. All p-values of one call are adjusted together (Holm). Measures of
+    which a trial keeps no raw observations are listed without a test. Raises `LabError` if a trial is not in the frame.
+    """
+    rows = [_measured(trials, run_id) for run_id in (baseline, other)]
+    tested = _speed(history.generations(baseline), history.generations(other))
+    tested += _quality(history.scores(baseline), history.scores(other))
+    known = {row.measure for row in tested}
+    return [*_judged(tested), *_untested(rows[0], rows[1], known)]
+
+
+def fewest_generations(tests: int) -> int:
+    """How many generations a side a speed difference needs before it can become significant among `tests` tests."""
+    return next(n for n in range(stats.FEWEST, 100) if _least_p(n, n, False) * tests < ALPHA)
+
+
+def frame(rows: Sequence[Row]) -> pd.DataFrame:
+    """The rows as a frame in stored units: a column per field, and `relative` and `significant`."""
+    columns = ["measure", "baseline", "other", "difference", "relative", "low", "high", "p_value", "p_adjusted", "items",
+               "significant", "outcome"]
+    return pd.DataFrame([{c: getattr(row, c) for c in columns} for row in rows], columns=columns)
+
+
+def _measured(trials: pd.DataFrame, run_id: str) -> dict[str, float]:
+    """The logged measures of one trial, bounds of intervals left out."""
+    found = trials[trials["run_id"] == run_id] if "run_id" in trials else trials
+    if found.empty:
+        raise LabError(f"Trial {run_id} is not among the {len(trials)} trials given; choose one that is.")
+    row = found.iloc[0]
+    columns = [str(c) for c in trials.columns if str(c).startswith("metrics.")]
+    bounds = {f"{c}_{side}" for c in columns for side in ("low", "high")}
+    values = {c.removeprefix("metrics."): float(row[c]) for c in columns if c not in bounds}
+    return {name: value for name, value in values.items() if not math.isnan(value)}
+
+
+def _speed(baseline: Sequence[Generation], other: Sequence[Generation]) -> list[Row]:
+    rows = []
+    for measure, of in PER_GENERATION.items():
+        before, after = _scored([of(g) for g in baseline]), _scored([of(g) for g in other])
+        if before and after:
+            found = stats.difference(after, before, paired=False)
+            rows.append(_row(measure, stats.percentile(before, 50), stats.percentile(after, 50), found,
+                             min(len(before), len(after)), _least_p(len(before), len(after), False)))
+    return rows
+
+
+def _quality(baseline: Sequence[Score], other: Sequence[Score]) -> list[Row]:
+    before, after = _by_item(baseline), _by_item(other)
+    judges: dict[str, set[str]] = {}
+    for name, by in [*before, *after]:
+        judges.setdefault(name, set()).add(by)
+    rows = []
+    for name, by in before:
+        items = [item for item in before[name, by] if item in after.get((name, by), {})]
+        if not items:
+            continue
+        old, new = (np.array([side[name, by][item] for item in items]) for side in (before, after))
+        found = stats.difference(new, old, paired=True)
+        least = _least_p(len(items), len(items), True)
+        if np.isin([old, new], (0, 1)).all():
+            found = replace(found, p_value=stats.mcnemar(int((new < old).sum()), int((new > old).sum())))
+            least = stats.mcnemar(0, len(items))
+        measure = _AVERAGES_TO.get(name, name) if len(judges[name]) == 1 else f"{name} by {by}"
+        rows.append(_row(measure, float(old.mean()), float(new.mean()), found, len(items), least))
+    return rows
+
+
+def _by_item(scores: Sequence[Score]) -> dict[tuple[str, str], dict[str, float]]:
+    """(name, by) -> item -> value; an item scored several times counts once, with its mean."""
+    several: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for score in scores:
+        if score.scored:
+            several.setdefault((score.name, score.by), {}).setdefault(score.item, []).append(score.value)
+    return {key: {item: float(np.mean(v)) for item, v in items.items()} for key, items in several.items()}
+
+
+def _row(measure: str, before: float, after: float, found: stats.Difference, items: int, least: float) -> Row:
+    """A row whose `p_adjusted` still holds the least p-value that so many items can give; `_judged` replaces it."""
+    return Row(measure=measure, baseline=before, other=after, difference=found.value, low=found.low, high=found.high,
+               p_value=found.p_value, p_adjusted=least, items=items)
+
+
+def _judged(rows: Sequence[Row]) -> list[Row]:
+    """The rows with adjusted p-values and what follows from them."""
+    p_values = {row.measure: row.p_value for row in rows}
+    asked = [row.measure for row in rows if _SAME_QUESTION.get(row.measure) not in p_values]
+    adjusted = dict(zip(asked, stats.holm([p_values[measure] for measure in asked]), strict=True))
+    out = []
+    for row in rows:
+        twin = row.measure if row.measure in adjusted else _SAME_QUESTION[row.measure]
+        judged = replace(row, p_value=p_values[twin], p_adjusted=adjusted[twin])
+        out.append(replace(judged, outcome=_outcome(judged, row.p_adjusted * len(asked))))
+    return out
+
+
+def _outcome(row: Row, least: float) -> Outcome:
+    if row.significant and row.difference:
+        better = names.describe(row.measure).better
+        if better == "neither":
+            return "different"
+        return "better" if (row.difference > 0) == (better == "higher") else "worse"
+    return "too few" if least >= ALPHA else "no difference shown"
+
+
+def _untested(before: dict[str, float], after: dict[str, float], known: set[str]) -> list[Row]:
+    shared = [measure for measure in before if measure in after and measure not in known]
+    return [Row(measure=m, baseline=before[m], other=after[m], difference=after[m] - before[m]) for m in shared]
+
+
+@functools.lru_cache(maxsize=256)
+def _least_p(before: int, after: int, paired: bool) -> float:
+    """The p-value of the clearest difference possible: every value of one side far beyond every one of the other."""
+    if paired:
+        return stats.difference(np.ones(min(before, 30)), np.zeros(min(before, 30)), paired=True).p_value
+    first, second = np.arange(min(before, 30)), 1e6 + np.arange(min(after, 30))
+    return stats.difference(first, second, paired=False).p_value
+
+
+def _scored(values: Sequence[float]) -> list[float]:
+    return [value for value in values if not math.isnan(value)]

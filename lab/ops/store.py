@@ -1,0 +1,63 @@
+"""Where the MLflow store is: SQLite and artifacts inside `mlruns/`, or wherever `MLFLOW_TRACKING_URI` points."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+from lab.errors import LabError
+
+
+def home() -> Path:
+    """The folder that holds `mlruns/`: `LAB_HOME`, else the nearest folder upwards that has one, else this one."""
+    if own := os.environ.get("LAB_HOME"):
+        return Path(own).expanduser().resolve()
+    here = Path.cwd().resolve()
+    return next((p for p in (here, *here.parents) if (p / "mlruns").is_dir()), here)
+
+
+def uri() -> str:
+    """The tracking URI in force."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlruns' / 'mlflow.db'}"
+
+
+def database() -> Path | None:
+    """The SQLite file behind `uri()`, or None when the store is a server."""
+    address = uri()
+    return Path(unquote(urlparse(address).path[1:])) if address.startswith("sqlite:") else None
+
+
+def artifacts_uri() -> str | None:
+    """Where artifacts of a local store go; a server decides for itself (None)."""
+    file = database()
+    return None if file is None else (file.parent / "artifacts").resolve().as_uri()
+
+
+def connect() -> sqlite3.Connection | None:
+    """A read-only connection to a local store that exists, else None. Raises `LabError` if the file is no database."""
+    file = database()
+    if file is None or not file.is_file():
+        return None
+    connection = sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=30)
+    try:
+        if not connection.execute("select 1 from sqlite_master where name = 'runs'").fetchone():
+            connection.close()
+            return None
+    except sqlite3.DatabaseError as error:
+        raise LabError(f"{file} cannot be read as an MLflow store ({error}); move it away or restore it.") from error
+    return connection
+
+
+def fingerprint() -> str:
+    """A cheap token that changes when a local store changes (database and its write-ahead log); for caches."""
+    file = database()
+    if file is None:
+        return uri()
+    parts = []
+    for path in (file, file.with_name(file.name + "-wal")):
+        if path.is_file():
+            stat = path.stat()
+            parts.append(f"{stat.st_mtime_ns}-{stat.st_size}")
+    return "|".join([str(file), *parts])

@@ -1,0 +1,196 @@
+"""Run record: one parent run per experiment, a nested run per trial, written to MLflow while nothing is being timed.
+
+Config fields are the parent's params, trial settings the child's; measures are metrics (`x`, `x_low`, `x_high`), raw
+generations and scores Parquet artifacts, the machine tags. Reading is in `lab.ops.history`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lab
+from lab import machine
+from lab.errors import LabError
+from lab.experiments import Experiment, name_of, question_of, shown
+from lab.ops import artifacts, history, store
+from lab.records import Estimate, Trial, Verdict
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """Where a run was written and how it ended: `finished` or `interrupted` (a failure is raised)."""
+
+    run_id: str
+    state: str
+    verdict: Verdict | None
+
+
+def record(
+    experiment: Experiment,
+    *,
+    on_start: Callable[[str], None] = lambda run_id: None,
+    on_trial: Callable[[Trial], None] = lambda trial: None,
+) -> Recorded:
+    """Run `experiment` and write every trial as soon as it is measured.
+
+    Ctrl-C keeps what was measured and marks the run `interrupted`; any exception marks it `failed`, with its text, and
+    goes on up. Raises `LabError` in one sentence when the store cannot be written.
+    """
+    with _sentences():
+        client = _client()
+        name = name_of(experiment)
+        parent = _start(client, name, f"{name} {time.strftime('%Y-%m-%d %H:%M:%S')}", kind="experiment", tags={
+            "mlflow.note.content": question_of(type(experiment)),
+            "lab.pid": str(os.getpid()), "lab.host": socket.gethostname(), "lab.version": lab.__version__,
+            **machine.fingerprint().as_tags(),
+        })
+        _log(client, parent, params={f.name: shown(getattr(experiment, f.name)) for f in dataclasses.fields(experiment)})
+    on_start(parent)
+    try:
+        for trial in experiment.run():
+            write_trial(client, name, parent, trial)
+            on_trial(trial)
+        with _sentences():
+            verdict = experiment.verdict(history.frame(parents=[parent]))
+            _log(client, parent, tags={"lab.verdict": json.dumps(dataclasses.asdict(verdict))})
+            client.log_dict(parent, dataclasses.asdict(verdict), "verdict.json")
+            _end(client, parent, "finished")
+    except KeyboardInterrupt:
+        _end(client, parent, "interrupted")
+        return Recorded(run_id=parent, state="interrupted", verdict=None)
+    except BaseException as error:
+        with contextlib.suppress(Exception):  # the first error is the one to show
+            _log(client, parent, tags={"lab.reason": f"{type(error).__name__}: {error}"[:5000]})
+            _end(client, parent, "failed")
+        raise
+    return Recorded(run_id=parent, state="finished", verdict=verdict)
+
+
+def write_trial(client: MlflowClient, experiment: str, parent: str, trial: Trial) -> str:
+    """Write one trial as a nested run and return its id."""
+    with _sentences():
+        run = _start(client, experiment, trial.name, kind="trial", parent=parent, tags={
+            "lab.flags": "\n".join(trial.flags), **{f"lab.note.{k}": v for k, v in trial.notes.items()}})
+        _log(client, run, params={k: shown(v) for k, v in trial.settings.items()}, metrics=_flat(trial.measures))
+        with tempfile.TemporaryDirectory() as folder:
+            if trial.generations:
+                artifacts.write_generations(Path(folder) / "generations.parquet", trial.generations)
+            if trial.scores:
+                artifacts.write_scores(Path(folder) / "scores.parquet", trial.scores)
+            if trial.generations or trial.scores:
+                client.log_artifacts(run, folder)
+        _end(client, run, "finished")
+        return run
+
+
+def attach(run_id: str, name: str, text: str) -> None:
+    """Keep `text` as an artifact of a run (a figure as HTML, a report)."""
+    with _sentences():
+        _client().log_text(run_id, text, name)
+
+
+def writer() -> MlflowClient:
+    """A client on the store in force, the store made ready. For scripts that write trials of their own."""
+    with _sentences():
+        return _client()
+
+
+def start_parent(client: MlflowClient, experiment: str, name: str, **tags: str) -> str:
+    """Begin an experiment run by hand and return its id; `finish` ends it."""
+    return _start(client, experiment, name, kind="experiment", tags=tags)
+
+
+def finish(client: MlflowClient, run_id: str, state: str = "finished") -> None:
+    """End a run begun by hand."""
+    _end(client, run_id, state)
+
+
+def _client() -> MlflowClient:
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    file = store.database()
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    import logging
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    import mlflow
+
+    mlflow.set_tracking_uri(store.uri())
+    return mlflow.MlflowClient(store.uri())
+
+
+def _experiment_id(client: MlflowClient, name: str) -> str:
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        if found.lifecycle_stage == "deleted":
+            client.restore_experiment(found.experiment_id)
+        return str(found.experiment_id)
+    location = store.artifacts_uri()
+    return str(client.create_experiment(name, artifact_location=f"{location}/{name}" if location else None))
+
+
+def _start(client: MlflowClient, experiment: str, name: str, *, kind: str, tags: Mapping[str, str], parent: str = "") -> str:
+    given = {"lab.kind": kind, "lab.state": "running", "mlflow.runName": name, "mlflow.source.name": "lab",
+             **({"mlflow.parentRunId": parent} if parent else {}), **{k: v for k, v in tags.items() if v}}
+    return str(client.create_run(_experiment_id(client, experiment), run_name=name, tags=given).info.run_id)
+
+
+def _log(
+    client: MlflowClient, run: str, *, params: Mapping[str, str] | None = None,
+    metrics: Mapping[str, float] | None = None, tags: Mapping[str, str] | None = None,
+) -> None:
+    from mlflow.entities import Metric, Param, RunTag
+
+    now = int(time.time() * 1000)
+    client.log_batch(
+        run, metrics=[Metric(k, v, now, 0) for k, v in (metrics or {}).items()],
+        params=[Param(k, v[:6000]) for k, v in (params or {}).items()],
+        tags=[RunTag(k, v[:5000]) for k, v in (tags or {}).items()])
+
+
+def _end(client: MlflowClient, run: str, state: str) -> None:
+    status = {"finished": "FINISHED", "interrupted": "KILLED"}.get(state, "FAILED")
+    client.set_tag(run, "lab.state", state)
+    client.set_terminated(run, status)
+
+
+def _flat(measures: Mapping[str, float | Estimate]) -> dict[str, float]:
+    flat: dict[str, float] = {}
+    for name, value in measures.items():
+        if isinstance(value, Estimate):
+            flat |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
+        else:
+            flat[name] = float(value)
+    return flat
+
+
+@contextlib.contextmanager
+def _sentences() -> Iterator[None]:
+    """What a store can refuse, as one sentence: unreachable server, full disk, missing permission, broken database."""
+    try:
+        yield
+    except LabError:
+        raise
+    except OSError as error:
+        raise LabError(f"The run cannot be written to {store.uri()} ({error.strerror or error}); free the disk or the "
+                       "permission, or set MLFLOW_TRACKING_URI to another store.") from error
+    except Exception as error:
+        if type(error).__module__.split(".")[0] not in ("mlflow", "sqlalchemy", "sqlite3", "alembic", "requests"):
+            raise
+        first: Any = str(error).strip().splitlines() or [type(error).__name__]
+        raise LabError(f"The MLflow store at {store.uri()} refused ({first[0][:200]}); check that it is reachable, "
+                       "writable and not full, or set MLFLOW_TRACKING_URI to another one.") from error

@@ -1,0 +1,138 @@
+"""How the pages put runs into words: ages, states, labels, verdicts and reasons to distrust."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pandas as pd
+
+from lab import experiments
+from lab.errors import LabError
+from lab.names import describe
+from lab.records import Verdict
+
+STATE_COLOURS = {"finished": "green", "running": "blue", "interrupted": "orange", "failed": "red", "died": "red"}
+STATES = {
+    "running": "is still running",
+    "interrupted": "was interrupted and is incomplete",
+    "failed": "failed and is incomplete",
+    "died": "ended without a word (its process is gone) and is incomplete",
+}
+
+
+def plain(text: object) -> str:
+    """`text` so that Markdown shows it as it is."""
+    return re.sub(r"([\\`*_{}\[\]<>#$~|:])", r"\\\1", str(text)).replace("\n", " ")
+
+
+def age(then: pd.Timestamp, now: datetime | None = None) -> str:
+    """How long ago `then` was, in the largest unit that fits."""
+    seconds = max(0.0, ((now or datetime.now(UTC)) - then).total_seconds())
+    for unit, size in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= size:
+            count = int(seconds // size)
+            return f"{count} {unit}{'' if count == 1 else 's'} ago"
+    return "just now"
+
+
+def duration(seconds: float) -> str:
+    """A length of time for people: `41 s`, `3 min 5 s`, `2 h 10 min`."""
+    if seconds is None or math.isnan(seconds):
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def label(run: pd.Series[Any]) -> str:
+    """A run's name without that of its experiment; most names are the experiment and the time."""
+    name, experiment = str(run["name"]), str(run["experiment"])
+    return name.removeprefix(experiment).strip() or name
+
+
+def labels(runs: pd.DataFrame) -> dict[str, str]:
+    """Run id to label, with a piece of the id where two labels would be the same."""
+    named = {str(run["run_id"]): label(run) for _, run in runs.iterrows()}
+    several = {text for text in named.values() if list(named.values()).count(text) > 1}
+    return {run_id: f"{text} ({run_id[:4]})" if text in several else text for run_id, text in named.items()}
+
+
+def question(experiment: str) -> str:
+    """The question an experiment answers; empty for a run of an experiment that is not here any more."""
+    try:
+        return experiments.question_of(experiments.find(experiment))
+    except LabError:
+        return ""
+
+
+def verdict(run: pd.Series[Any]) -> Verdict | None:
+    """The decision stored with an experiment run."""
+    text = run.get("tags.lab.verdict")
+    if not isinstance(text, str) or not text:
+        return None
+    given = json.loads(text)
+    return Verdict(decision=given["decision"], chosen=given.get("chosen"), why=tuple(given.get("why", ())),
+                   caveats=tuple(given.get("caveats", ())))
+
+
+def machine(run: pd.Series[Any]) -> str:
+    """The processor (or GPUs) a run was measured on, with its threads and memory."""
+    def tag(name: str) -> str:
+        value = run.get(f"tags.machine.{name}")
+        return str(value) if isinstance(value, str) else ""
+
+    parts = [tag("gpus") or tag("cpu"), f"{tag('threads')} threads" if tag("threads") else "",
+             f"{float(tag('memory_bytes')) / 1e9:.0f} GB" if tag("memory_bytes") else ""]
+    return ", ".join(filter(None, parts))
+
+
+def doubts(trials: pd.DataFrame) -> list[str]:
+    """Every reason to distrust one of these trials, with the trials it concerns, and every caveat noted with them."""
+    found: dict[str, list[str]] = {}
+    for _, trial in trials.iterrows():
+        flags = trial.get("tags.lab.flags")
+        for flag in flags.splitlines() if isinstance(flags, str) else []:
+            found.setdefault(_kind(flag), []).append(str(trial["name"]))
+    said = [f"{kind}: {_some(list(dict.fromkeys(concerned)))}." for kind, concerned in found.items()]
+    notes = trials["tags.lab.note.caveat"] if "tags.lab.note.caveat" in trials else pd.Series(dtype=object)
+    return said + [str(note) for note in dict.fromkeys(notes.dropna()) if note]
+
+
+def measured(value: float, column: str) -> str:
+    """A value with its unit."""
+    name = describe(column)
+    return f"{name.show(value)} {name.unit}".strip()
+
+
+def interval(low: float, high: float, column: str) -> str:
+    """The bounds of an interval in the printed unit; empty where there is none."""
+    name = describe(column)
+    return "" if math.isnan(low) or math.isnan(high) else f"{name.show(low)} to {name.show(high)}"
+
+
+def setting(value: Any) -> str:
+    """A setting as text: whole floats without their `.0`, and a dash for one that was not given."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def varying(frame: pd.DataFrame) -> list[str]:
+    """The `params.*` columns that are not the same in every row."""
+    return [str(c) for c in frame.columns if str(c).startswith("params.") and frame[c].map(setting).nunique() > 1]
+
+
+def _kind(flag: str) -> str:
+    """A flag without its figures, so that ten busy trials make one line."""
+    first = re.split(r"[:;(]| \d", flag, maxsplit=1)[0].strip()
+    return first[:1].upper() + first[1:]
+
+
+def _some(names: Sequence[str], most: int = 6) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

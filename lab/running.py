@@ -1,0 +1,97 @@
+"""Runs an experiment as every surface does: progress, record, figures, and the summary that all of them show."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pandas as pd
+from tqdm import tqdm
+
+from lab import plots
+from lab.experiments import Experiment, find, name_of, question_of
+from lab.names import describe
+from lab.ops import history, store, tracking
+from lab.records import Trial, Verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a run left behind, read back from the store: the numbers on every screen come from this frame."""
+
+    run_id: str
+    experiment: str
+    question: str
+    state: str
+    trials: pd.DataFrame
+    verdict: Verdict | None
+
+    def table(self) -> pd.DataFrame:
+        """The trials with the experiment's columns as text: value, interval beside it, unit in the heading."""
+        return table(self.experiment, self.trials)
+
+    def as_json(self) -> dict[str, Any]:
+        """The summary as plain values, numbers unrounded."""
+        return {"experiment": self.experiment, "question": self.question, "run_id": self.run_id, "state": self.state,
+                "store": store.uri(), "verdict": asdict(self.verdict) if self.verdict else None,
+                "trials": [_trial(row) for _, row in self.trials.iterrows()]}
+
+
+def run(experiment: Experiment, *, on_trial: Callable[[Trial], None] = lambda trial: None) -> Outcome:
+    """Run and record `experiment`; an interruption gives the outcome of what was measured so far."""
+    name = name_of(experiment)
+    with tqdm(total=experiment.size(), desc=name, unit="trial", disable=None) as bar:
+
+        def measured(trial: Trial) -> None:
+            bar.set_postfix_str(trial.name)
+            bar.update()
+            on_trial(trial)
+
+        recorded = tracking.record(experiment, on_trial=measured)
+    done = outcome(recorded.run_id, name)
+    for title, figure in plots.figures(type(experiment), done.trials).items():
+        html = figure.to_html(include_plotlyjs="cdn", full_html=True)
+        tracking.attach(recorded.run_id, f"figures/{re.sub('[^a-z0-9]+', '-', title.lower())}.html", html)
+    return done
+
+
+def outcome(run_id: str, name: str) -> Outcome:
+    """The outcome of a recorded run, read from the store; trials in the order they were measured."""
+    parents = history.frame("experiment", experiment=name)
+    parent = parents[parents["run_id"] == run_id].iloc[0]
+    trials = history.frame(parents=[run_id]).iloc[::-1].reset_index(drop=True)
+    raw = parent.get("tags.lab.verdict")
+    verdict = Verdict(**{k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(raw).items()}) if isinstance(raw, str) else None
+    return Outcome(run_id=run_id, experiment=name, question=question_of(find(name)), state=str(parent["state"]),
+                   trials=trials, verdict=verdict)
+
+
+def table(experiment: str, trials: pd.DataFrame) -> pd.DataFrame:
+    """`trials` as people read them; measures nobody took are left out."""
+    shown = {"Trial": trials["name"]} if len(trials) else {}
+    for column in find(experiment).columns:
+        if f"metrics.{column}" in trials:
+            shown[describe(column).heading] = trials.apply(lambda row, c=column: cell(row, c), axis=1)
+    return pd.DataFrame(shown)
+
+
+def cell(row: pd.Series[Any], measure: str) -> str:
+    """One number with its interval, in the printed unit."""
+    name, value = describe(measure), row[f"metrics.{measure}"]
+    low, high = row.get(f"metrics.{measure}_low", math.nan), row.get(f"metrics.{measure}_high", math.nan)
+    if math.isnan(low) or math.isnan(high):
+        return name.show(value)
+    return f"{name.show(value)} ({name.show(low)}–{name.show(high)})"
+
+
+def _trial(row: pd.Series[Any]) -> dict[str, Any]:
+    present = row.dropna()
+    part = {kind: {c.removeprefix(f"{kind}."): v for c, v in present.items() if str(c).startswith(f"{kind}.")}
+            for kind in ("params", "metrics")}
+    notes = {str(c).removeprefix("tags.lab.note."): v for c, v in present.items() if str(c).startswith("tags.lab.note.") and v}
+    return {"name": row["name"], "run_id": row["run_id"], "settings": part["params"], "measures": part["metrics"],
+            "flags": str(present.get("tags.lab.flags", "")).splitlines(), "notes": notes}

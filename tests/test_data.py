@@ -1,0 +1,242 @@
+"""The catalogue of question sets and texts: what ships is sound, own files are read faithfully, bad ones say why."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import lab
+from lab.data import catalogue, questions, subset, text, text_names, text_source
+from lab.errors import LabError
+from lab.records import Question
+
+GOOD = {"id": "a", "question": "Is water wet?", "choices": ["yes", "no"], "answer": 0, "topic": "water"}
+
+
+def jsonl(folder: Path, *rows: object) -> Path:
+    path = folder / "my.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def everyday() -> list[Question]:
+    return questions("everyday")
+
+
+def test_the_shipped_set_has_the_size_and_topics_its_catalogue_entry_says(everyday: list[Question]) -> None:
+    entry = catalogue()["everyday"]
+    assert len(everyday) == entry.size
+    assert tuple(sorted({q.topic for q in everyday})) == entry.topics
+    assert entry.licence and entry.source and entry.name == "everyday"
+
+
+def test_every_shipped_item_is_its_own_question_with_four_short_different_choices(everyday: list[Question]) -> None:
+    assert len({q.id for q in everyday}) == len({q.question.lower() for q in everyday}) == len(everyday)
+    for q in everyday:
+        assert len({c.lower() for c in q.choices}) == 4, q
+        assert all(1 <= len(c.split()) <= 4 for c in q.choices), q
+
+
+def test_neither_place_nor_topic_nor_length_gives_the_shipped_answers_away(everyday: list[Question]) -> None:
+    assert set(Counter(q.answer for q in everyday).values()) == {40}
+    assert set(Counter((q.topic, q.answer) for q in everyday).values()) == {4}
+    right = [len(q.choices[q.answer or 0]) for q in everyday]
+    wrong = [len(c) for q in everyday for i, c in enumerate(q.choices) if i != q.answer]
+    assert abs(sum(right) / len(right) - sum(wrong) / len(wrong)) < 0.5
+
+
+def test_a_set_changed_by_one_byte_is_refused_by_name(tmp_path: Path) -> None:
+    shutil.copytree(Path(lab.__file__).parent, tmp_path / "lab", ignore=shutil.ignore_patterns("__pycache__"))
+    file = tmp_path / "lab" / "data" / "everyday.jsonl"
+    file.write_bytes(file.read_bytes().replace(b"Tokyo", b"Kokyo", 1))
+    code = "import lab.data\ntry: lab.data.questions('everyday')\nexcept lab.data.LabError as error: print(error)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert re.search("'everyday' was changed: .*; restore the file", done.stdout)
+    with pytest.raises(LabError, match="'everyday' was changed"):
+        dataclasses.replace(catalogue()["everyday"], path=file).check()
+    catalogue()["everyday"].check()
+
+
+def test_the_three_formats_give_the_same_questions(tmp_path: Path, everyday: list[Question]) -> None:
+    rows = [{"id": q.id, "question": q.question, "choices": list(q.choices), "answer": q.answer, "topic": q.topic}
+            for q in everyday]
+    frame = pd.DataFrame(rows)
+    frame.to_parquet(tmp_path / "my.parquet")
+    frame.assign(choices=frame.choices.map(json.dumps)).to_csv(tmp_path / "my.csv", index=False)
+    assert questions(jsonl(tmp_path, *rows)) == everyday
+    assert questions(tmp_path / "my.parquet") == everyday
+    assert questions(tmp_path / "my.csv") == everyday
+
+
+def test_texts_that_look_like_dates_numbers_or_nothing_stay_as_written(tmp_path: Path) -> None:
+    row = {"id": "007", "question": "None", "choices": ["1945-05-08", "1918-11-11"], "answer": 0, "topic": "NA"}
+    pd.DataFrame([{**row, "choices": json.dumps(row["choices"])}]).to_csv(tmp_path / "my.csv", index=False)
+    expected = [Question(id="007", question="None", choices=("1945-05-08", "1918-11-11"), answer=0, topic="NA")]
+    assert questions(jsonl(tmp_path, row)) == expected
+    assert questions(tmp_path / "my.csv") == expected
+
+
+def test_id_and_topic_are_optional_and_other_columns_are_ignored(tmp_path: Path) -> None:
+    path = jsonl(tmp_path, {"question": "Q", "choices": [1, 2], "answer": 1, "author": "me"})
+    assert questions(path) == [Question(id="row-1", question="Q", choices=("1", "2"), answer=1)]
+
+
+items = st.lists(st.sampled_from("abcde"), max_size=40).map(
+    lambda topics: [Question(id=str(i), question="?", topic=t) for i, t in enumerate(topics)])
+
+
+@given(items, st.integers(1, 50), st.integers(0, 5))
+def test_a_subset_is_reproducible_balanced_and_the_beginning_of_every_larger_one(
+        every: list[Question], limit: int, seed: int) -> None:
+    picked = subset(every, limit, seed)
+    assert picked == subset(every, limit, seed) == subset(every, limit + 1, seed)[:limit]
+    assert len(picked) == min(limit, len(every)) == len({q.id for q in picked})
+    had, got = Counter(q.topic for q in every), Counter(q.topic for q in picked)
+    most = max(got.values(), default=0)
+    assert all(got[topic] >= min(had[topic], most - 1) for topic in had)
+
+
+def test_another_seed_picks_other_topics_and_other_items_within_a_topic(everyday: list[Question]) -> None:
+    one_topic = [q for q in everyday if q.topic == "food"]
+    assert len({subset(one_topic, 1, seed)[0].id for seed in range(20)}) > 1
+    assert len({subset(everyday, 1, seed)[0].topic for seed in range(20)}) > 1
+
+
+def test_a_limit_picks_as_subset_does(everyday: list[Question]) -> None:
+    assert questions("everyday", limit=30, seed=1) == subset(everyday, 30, 1)
+
+
+@pytest.mark.parametrize(("change", "says"), [
+    ({"answer": 2}, "Row 2 of 'my.jsonl' has the answer 2 for 2 choices; give an index from 0 to 1"),
+    ({"answer": -1}, "Row 2 .* answer -1 .* from 0 to 1"),
+    ({"answer": "B"}, "Row 2 .* answer 'B'; give the index"),
+    ({"answer": True}, "Row 2 .* answer True; give the index"),
+    ({"answer": 0.5}, "Row 2 .* answer 0.5; give the index"),
+    ({"answer": None}, "Row 2 .* answer None; give the index"),
+    ({"choices": ["yes"]}, "Row 2 .* two or more"),
+    ({"choices": ["yes", "yes "]}, "Row 2 .* all different"),
+    ({"choices": ["yes", None]}, "Row 2 .* none empty"),
+    ({"choices": "yes or no"}, r"Row 2 .* no list of choices; write it as \["),
+    ({"question": " "}, "Row 2 .* no question; fill"),
+    ({"question": {"text": "Q"}}, "Row 2 .* no question; fill"),
+    ({"id": "a"}, "Rows 1 and 2 of 'my.jsonl' share the id 'a'; give every row its own"),
+])
+def test_a_bad_row_is_named_with_its_remedy(tmp_path: Path, change: dict[str, object], says: str) -> None:
+    with pytest.raises(LabError, match=says) as error:
+        questions(jsonl(tmp_path, GOOD, {**GOOD, "id": "b", **change}))
+    assert_one_sentence(error.value)
+
+
+@pytest.mark.parametrize(("file", "content", "says"), [
+    ("a.jsonl", b"", "'a.jsonl' is empty; it needs"),
+    ("a.csv", b"question,choices,answer\n", "'a.csv' holds no rows; it needs"),
+    ("a.csv", b"question,options,answer\nQ,\"[1, 2]\",0\n", "columns question, options, answer .* rename choices"),
+    ("a.jsonl", b'{"question": "Q"}\nnonsense\n', "Row 2 of 'a.jsonl' is not JSON .*; write one"),
+    ("a.jsonl", json.dumps(GOOD).encode() + b"\n5\n", "Row 2 of 'a.jsonl' is no JSON object; write"),
+    ("a.jsonl", json.dumps(GOOD).encode() + b"\n\nnonsense\n", "Row 2 of 'a.jsonl' is blank; remove"),
+    ("a.csv", b"question,choices,answer\nQ,[],0\nQ,[],0,1,2\n", "'a.csv' cannot be read as CSV .*line 3.*; mend"),
+    ("a.parquet", b"PAR1 is not all", "'a.parquet' cannot be read as PARQUET .*; mend"),
+    ("a.xlsx", b"PK", r"must end in \.jsonl, \.csv, \.parquet"),
+    ("a.jsonl", b"\xff\xfe{}", "'a.jsonl'"),
+])
+def test_an_unusable_question_file_is_one_sentence_and_no_noise(
+        tmp_path: Path, file: str, content: bytes, says: str, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(LabError, match=says) as error:
+        questions(tmp_path / file)
+    assert_one_sentence(error.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_parquet_file_without_rows_is_one_sentence(tmp_path: Path) -> None:
+    pd.DataFrame([GOOD])[:0].to_parquet(tmp_path / "my.parquet")
+    with pytest.raises(LabError, match="'my.parquet' holds no rows; it needs"):
+        questions(tmp_path / "my.parquet")
+
+
+def test_an_unknown_name_lists_the_names_there_are() -> None:
+    with pytest.raises(LabError, match="no question set and no file 'evryday'; the names are everyday"):
+        questions("evryday")
+    with pytest.raises(LabError, match="no text and no file 'pydoc'; the names are pydoc-topics"):
+        text("pydoc")
+
+
+@pytest.mark.parametrize("limit", [0, -3])
+def test_a_limit_that_leaves_nothing_is_refused(limit: int) -> None:
+    with pytest.raises(LabError, match="leaves no questions; ask for 1 or more"):
+        questions("everyday", limit=limit)
+
+
+def test_the_named_text_carries_its_version_and_the_hash_of_what_was_loaded() -> None:
+    source = text_source("pydoc-topics")
+    assert source.text == text("pydoc-topics") and len(source.text) > 300_000
+    assert source.sha256 == hashlib.sha256(source.text.encode()).hexdigest()
+    assert sys.version.split()[0] in source.source and source.licence == "PSF-2.0"
+    assert source.name in text_names()
+
+
+def test_a_text_file_is_read_to_the_letter(tmp_path: Path) -> None:
+    path = tmp_path / "my.txt"
+    path.write_bytes("Öl,\r\nzwei  Zeilen\n".encode())
+    source = text_source(path)
+    assert source.text == "Öl,\r\nzwei  Zeilen\n"
+    assert source.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(("content", "says"), [
+    (b" \n", "is empty; give"), (b"ab\xff", r"not UTF-8 text \(byte 2\); convert"), (b"GGUF\0\0", "zero bytes"),
+])
+def test_an_unusable_text_file_is_one_sentence(tmp_path: Path, content: bytes, says: str) -> None:
+    (tmp_path / "my.txt").write_bytes(content)
+    with pytest.raises(LabError, match=says) as error:
+        text(tmp_path / "my.txt")
+    assert_one_sentence(error.value)
+
+
+def test_a_folder_or_an_impossible_path_is_one_sentence(tmp_path: Path) -> None:
+    for path in (str(tmp_path), "a\0b", "x" * 5000):
+        for read in (questions, text):
+            with pytest.raises(LabError, match="cannot be read .*; give"):
+                read(path)
+
+
+def test_loading_is_silent_needs_no_network_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    code = """
+import sys
+import lab.data
+assert not {"datasets", "pandas", "pyarrow", "numpy"} & set(sys.modules), "importing lab.data is not light"
+import socket
+def refuse(*a, **k): raise AssertionError("the network was asked")
+socket.socket.connect = socket.getaddrinfo = refuse
+assert len(lab.data.questions("everyday", limit=20)) == 20
+open("broken.csv", "w").write("a\\n1\\n1,2,3\\n")
+try: lab.data.questions("broken.csv")
+except lab.data.LabError: pass
+import datasets
+assert not datasets.are_progress_bars_disabled()
+"""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "XDG_"))}
+    clean |= {"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "PYTHONPATH": str(Path(lab.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path,
+                          env=clean)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert [p.name for p in tmp_path.rglob("*")] == ["broken.csv"]
+
+
+def assert_one_sentence(error: LabError) -> None:
+    said = str(error)
+    assert said.endswith(".") and "\n" not in said and not re.search(r"\. [A-Z]", said), said
