@@ -19,7 +19,8 @@ from lab.errors import LabError
 
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
-_KEEP = 64  # longer arrays (vocabulary, merges) are kept as their length only
+_KEEP = 512  # longer arrays (vocabulary, merges) are kept as their length only; those with a value per layer are not
+_DIMENSIONS = 4  # GGML_MAX_DIMS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What a GGUF file says about itself. Arrays longer than 64 entries appear in `metadata` as their length."""
+    """What a GGUF file says about itself. Arrays longer than 512 entries appear in `metadata` as their length."""
 
     path: Path
     file_bytes: int
@@ -87,24 +88,31 @@ class Header:
             if tensor.name == "token_embd.weight" and not tied:
                 continue
             total += tensor.bytes * (used / experts if experts and "_exps" in tensor.name else 1.0)
-        heads = int(self.get("attention.head_count", 1) or 1)
-        kv_heads = self.get("attention.head_count_kv", heads)
+        heads = _widest(self.get("attention.head_count")) or 1
+        kv_heads = _widest(self.get("attention.head_count_kv", heads))
         width = int(self.get("attention.key_length", int(self.get("embedding_length", 0)) // heads))
-        kv_heads = max(kv_heads) if isinstance(kv_heads, list) else int(kv_heads)
         return total + 2.0 * int(self.get("block_count", 0)) * kv_heads * width * kv_bytes * depth
 
 
 def read(path: Path) -> Header:
     """The header of the GGUF file at `path`. Raises `LabError` in one sentence if the file is none, or is cut short."""
-    size = path.stat().st_size
-    if size < 24:
-        raise LabError(f"{path} is no GGUF file: it has only {size} bytes; download or convert the model again.")
+    try:
+        size = path.stat().st_size
+        if size < 24:
+            raise LabError(f"{path} is no GGUF file: it has only {size} bytes; download or convert the model again.")
+        return _mapped(path, size)
+    except OSError as error:
+        raise LabError(f"{path} cannot be read ({error.strerror or error}); check the path and its permissions.") from error
+
+
+def _mapped(path: Path, size: int) -> Header:
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if data[:4] != b"GGUF":
             raise LabError(f"{path} is no GGUF file (it does not start with the magic 'GGUF'); give a .gguf model file.")
         try:
             return _Reader(data).header(path, size)
-        except (struct.error, IndexError, KeyError, UnicodeDecodeError, OverflowError, ValueError) as error:
+        except (struct.error, IndexError, KeyError, UnicodeDecodeError, OverflowError, ValueError,
+                RecursionError) as error:
             raise LabError(f"{path} is a broken GGUF file: its header cannot be read ({error}); get it again.") from error
 
 
@@ -155,7 +163,10 @@ class _Reader:
             metadata[key] = self.value(self.scalar("<I"))
         tensors, needed = [], 0
         for _ in range(count):
-            name, shape = self.text(), [self.scalar("<Q") for _ in range(self.scalar("<I"))]
+            name, dimensions = self.text(), self.scalar("<I")
+            if dimensions > _DIMENSIONS:
+                raise ValueError(f"a tensor has {dimensions} dimensions")
+            shape = [self.scalar("<Q") for _ in range(dimensions)]
             kind, offset = GGMLQuantizationType(self.scalar("<I")), self.scalar("<Q")
             block, block_bytes = GGML_QUANT_SIZES[kind]
             weights = 1
@@ -163,10 +174,21 @@ class _Reader:
                 weights *= n
             tensors.append(Tensor(name=name, type=kind.name, weights=weights, bytes=weights // block * block_bytes))
             needed = max(needed, offset + tensors[-1].bytes)
-        alignment = int(metadata.get("general.alignment", 32))
+        alignment = metadata.get("general.alignment", 32)
+        if not isinstance(alignment, int) or alignment < 1:
+            raise ValueError(f"its alignment is {alignment!r}")
         needed += (self.at + alignment - 1) // alignment * alignment
         if size < needed:
             raise LabError(f"{path} is cut short: it has {size:,} of {needed:,} bytes; download or copy it again.")
-        if not tensors:
+        if not any(t.weights for t in tensors):
             raise LabError(f"{path} holds no tensors (a vocabulary-only file?); give a GGUF file with weights.")
-        return Header(path=path, file_bytes=size, metadata=metadata, tensors=tuple(tensors))
+        header = Header(path=path, file_bytes=size, metadata=metadata, tensors=tuple(tensors))
+        for key in ("context_length", "block_count", "embedding_length"):
+            if not isinstance(header.get(key, 0), int):
+                raise ValueError(f"its {key} is {header.get(key)!r}")
+        return header
+
+
+def _widest(heads: Any) -> int:
+    """A number of heads; some architectures give one per layer."""
+    return max(heads, default=0) if isinstance(heads, list) else int(heads or 0)

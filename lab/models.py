@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -95,17 +96,17 @@ def find(model: str) -> ModelFile:
     """
     if model in CATALOGUE:
         return _from_catalogue(CATALOGUE[model])
-    path = Path(model).expanduser()
+    path = Path(os.path.expanduser(model))
     for place in (path, models_dir() / model, models_dir() / f"{model}.gguf"):
-        if place.is_file():
+        if os.path.isfile(place):
             return _checked(place, name=place.stem)
-    if model.endswith(".gguf") and model.count("/") == 2 and not path.parent.exists():
+    if model.endswith(".gguf") and model.count("/") == 2 and all(model.split("/")) and not os.path.exists(path.parent):
         return _checked(_from_hub(model), name=path.stem)
-    if path.is_dir():
+    if model and os.path.isdir(path):
         raise LabError(f"{model} is a folder; give the path of one .gguf file in it.")
     if path.suffix == ".gguf" or "/" in model:
-        raise LabError(f"There is no model file {model}; check the path, or see `lab models` for the names that are known.")
-    raise LabError(f"There is no model '{model}'; the names are {', '.join(available())}, or give the path of a .gguf file.")
+        raise LabError(f"There is no model file {model!r}; check the path, or see `lab models` for the names that are known.")
+    raise LabError(f"There is no model {model!r}; the names are {', '.join(available())}, or give the path of a .gguf file.")
 
 
 def available() -> list[str]:
@@ -133,10 +134,11 @@ def sha256(path: Path) -> str:
     if key not in known:
         with open(path, "rb") as file:
             known[key] = hashlib.file_digest(file, "sha256").hexdigest()
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        partial = memory.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps(known))
-        partial.replace(memory)
+        with contextlib.suppress(OSError):  # a cache that cannot be written costs time, not the run
+            memory.parent.mkdir(parents=True, exist_ok=True)
+            partial = memory.with_suffix(f".{os.getpid()}")
+            partial.write_text(json.dumps(known))
+            partial.replace(memory)
     return known[key]
 
 
@@ -160,13 +162,13 @@ def _checked(path: Path, *, name: str, expected: Entry | None = None) -> ModelFi
 
 def _assemble(entry: Entry) -> Path | None:
     """Join the parts of a model that comes as several packages into the models folder."""
-    parts = []
+    parts: list[Path] = []
     for module, file in entry.parts:
         spec = importlib.util.find_spec(module)
         if not spec or not spec.origin:
             return None
         parts.append(Path(spec.origin).parent / "data" / file)
-    if not parts:
+    if not parts or not all(part.is_file() for part in parts):
         return None
     target = models_dir() / entry.file
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -174,8 +176,8 @@ def _assemble(entry: Entry) -> Path | None:
     try:
         with open(partial, "wb") as out:
             for part in parts:
-                with open(part, "rb") as file:
-                    shutil.copyfileobj(file, out)
+                with open(part, "rb") as half:
+                    shutil.copyfileobj(half, out)
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)

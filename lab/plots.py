@@ -41,6 +41,12 @@ HEIGHT_PX = 400
 MOST_GENERATIONS = 30
 """A timeline draws this many generations at most; more lines than that are a grey field."""
 
+_NARROW_PX = 320.0
+"""Width of the drawing on a phone, for which labels are placed: what finds room there finds it anywhere."""
+
+MOST_LABELS = 14
+"""A trade-off of more points names only those on its front; pointing at one names any."""
+
 _LABEL_PX = (6.6, 13.0)
 """Width of a character and height of a line of a point's label."""
 
@@ -69,9 +75,14 @@ def figures(experiment: type[Experiment], trials: pd.DataFrame, *, dark: bool = 
     return {chart.title: draw(chart, trials, dark=dark) for chart in experiment.charts}
 
 
-def token_timeline(generations: Sequence[Generation], *, dark: bool = False) -> go.Figure:
-    """Every gap between the tokens of one trial in ms over the token's number, with the median over its generations."""
-    title = "Gap before each token"
+def token_timeline(
+    generations: Sequence[Generation], *, title: str = "Gap before each token", top_ms: float | None = None,
+    dark: bool = False,
+) -> go.Figure:
+    """Every gap between the tokens of one trial in ms over the token's number, with the median over its generations.
+
+    `top_ms` ends the axis, so that two trials can be drawn to one scale.
+    """
     gaps = [[gap * 1e3 for gap in speed.itl_s(g) if math.isfinite(gap)] for g in generations]
     gaps = [row for row in gaps if row]
     if not gaps:
@@ -94,7 +105,7 @@ def token_timeline(generations: Sequence[Generation], *, dark: bool = False) -> 
             line_color=colours[1], line_width=2, hovertemplate="token %{x}: median %{y:.2f} ms<extra></extra>",
         )
     figure.update_xaxes(title_text="Token")
-    figure.update_yaxes(title_text="Gap (ms)", rangemode="tozero")
+    figure.update_yaxes(title_text="Gap (ms)", rangemode="tozero", range=[0, top_ms] if top_ms else None)
     return figure
 
 
@@ -136,7 +147,7 @@ def _drawable(chart: Chart, rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]
     out["series"] = [_text(v) for v in rows[chart.series]] if chart.series in rows else ""
     label = chart.label if chart.label in rows else "name" if "name" in rows else None
     out["label"] = [html.escape(_text(v)) for v in rows[label]] if label else ""
-    out["hover"] = [_hover(chart, row, shown) for (_, row), (_, shown) in zip(rows.iterrows(), out.iterrows(), strict=True)]
+    out["hover"] = [_hover(chart, row, run) for (_, row), run in zip(rows.iterrows(), out["run"], strict=True)]
 
     measured = out["y"].notna() & (out["x"].notna() if numeric_x else out["x"] != "")
     finite = measured & np.isfinite(out["y"]) & (np.isfinite(out["x"]) if numeric_x else True)
@@ -160,8 +171,8 @@ def _runs(rows: pd.DataFrame) -> list[str]:
     return [_text(v) for v in rows["run"]] if "run" in rows else [_text(v)[:8] for v in rows["parent_id"]]
 
 
-def _hover(chart: Chart, row: pd.Series, shown: pd.Series) -> str:
-    lines = [f"<b>{html.escape(_text(row.get('name', '')))}</b>", html.escape(shown["run"])]
+def _hover(chart: Chart, row: pd.Series[Any], run: str) -> str:
+    lines = [f"<b>{html.escape(_text(row.get('name', '')))}</b>", html.escape(run)]
     for column in filter(None, [chart.x, chart.y, chart.series]):
         if column not in row:
             continue
@@ -184,8 +195,9 @@ def _line(figure: go.Figure, chart: Chart, rows: pd.DataFrame, colours: Sequence
         if pd.api.types.is_numeric_dtype(part["x"]):
             part = part.sort_values("x", kind="stable")
         figure.add_scatter(
-            x=part["x"].tolist(), y=part["y"].tolist(), name=name, mode="lines+markers", hovertext=part["hover"].tolist(),
-            hoverinfo="text", line={"color": colour, "dash": DASHES[shape % len(DASHES)], "width": 2},
+            x=part["x"].tolist(), y=part["y"].tolist(), name=name, mode="lines+markers",
+            hovertext=part["hover"].tolist(), hoverinfo="text",
+            line={"color": colour, "dash": DASHES[shape % len(DASHES)], "width": 2},
             marker={"color": colour, "symbol": SYMBOLS[shape % len(SYMBOLS)], "size": 8},
             error_y=_whiskers(part, "y", colour), error_x=_whiskers(part, "x", colour),
         )
@@ -211,7 +223,10 @@ def _tradeoff(figure: go.Figure, chart: Chart, rows: pd.DataFrame, colours: Sequ
     known: list[Literal["higher", "lower"]] = [d for d in directions if d != "neither"]
     judged = len(known) == 2 and pd.api.types.is_numeric_dtype(rows["x"])
     front = stats.pareto_front(rows[["x", "y"]].to_numpy().tolist(), known) if judged else [True] * len(rows)
-    rows = rows.assign(front=front, place=_places(rows, chart))
+    rows = rows.assign(front=front)
+    if len(rows) > MOST_LABELS:
+        rows["label"] = rows["label"].where(rows["front"], "")
+    rows["place"] = _places(rows, chart)
     if judged and sum(front) > 1:
         edge = rows[rows["front"]].sort_values(["x", "y"])
         figure.add_scatter(
@@ -224,13 +239,15 @@ def _tradeoff(figure: go.Figure, chart: Chart, rows: pd.DataFrame, colours: Sequ
             figure.add_scatter(
                 x=points["x"].tolist(), y=points["y"].tolist(), mode="markers+text", text=points["label"].tolist(),
                 textposition=points["place"].tolist(), textfont_size=11, hovertext=points["hover"].tolist(),
-                hoverinfo="text", opacity=1.0 if best else 0.55, legendgroup=name or None,
-                name=name or ("Trial" if best else "Dominated"),
+                hoverinfo="text", cliponaxis=False, opacity=1.0 if best else 0.55, legendgroup=name or None,
+                name=name or ("Not dominated" if best else "Dominated"),
                 showlegend=bool(best) or not part["front"].any() or not name,
                 marker={"color": colour, "size": 10 if best else 8, "symbol": symbol if best else f"{symbol}-open"},
                 error_y=_whiskers(points, "y", colour), error_x=_whiskers(points, "x", colour),
             )
-    for update, column, better in ((figure.update_xaxes, chart.x, directions[0]), (figure.update_yaxes, chart.y, directions[1])):
+    figure.update_layout(margin_r=44)
+    updates = (figure.update_xaxes, figure.update_yaxes)
+    for update, column, better in zip(updates, (chart.x, chart.y), directions, strict=True):
         if better != "neither":
             update(title_text=f"{_heading(column)} – {better} is better")
 
@@ -245,7 +262,8 @@ def _traces(rows: pd.DataFrame, colours: Sequence[str]) -> list[tuple[pd.DataFra
             if part.empty:
                 continue
             colour, shape = (j, i) if len(series) > 1 else (i, i)
-            name = " · ".join(html.escape(text) for text in (value, run) if text)
+            said = (run,) if run and len(series) == 1 else (value, run)
+            name = " · ".join(html.escape(text) for text in said if text)
             out.append((part, name, colours[colour % len(colours)], shape))
     return out
 
@@ -263,23 +281,26 @@ def _whiskers(part: pd.DataFrame, axis: str, colour: str | None) -> dict[str, An
 
 
 def _places(rows: pd.DataFrame, chart: Chart) -> list[str]:
-    """Where each point's label goes, so that labels hide neither points nor one another where that can be had."""
+    """Where each point's label goes, so that labels hide neither points nor one another where that can be had.
+
+    Always to a corner: straight above and beside the point are its error bars.
+    """
     if not pd.api.types.is_numeric_dtype(rows["x"]):
-        return ["top center"] * len(rows)
-    x = _across(rows["x"].to_numpy(dtype=float), chart.log_x, 620.0)
+        return ["top right"] * len(rows)
+    x = _across(rows["x"].to_numpy(dtype=float), chart.log_x, _NARROW_PX)
     y = _across(rows["y"].to_numpy(dtype=float), chart.log_y, HEIGHT_PX - 150.0)
     taken = [(px - 6, py - 6, px + 6, py + 6) for px, py in zip(x, y, strict=True)]
     out = []
     for px, py, label in zip(x, y, rows["label"], strict=True):
         width, height = len(html.unescape(label)) * _LABEL_PX[0], _LABEL_PX[1]
         boxes = {
-            "top center": (px - width / 2, py + 7, px + width / 2, py + 7 + height),
-            "bottom center": (px - width / 2, py - 7 - height, px + width / 2, py - 7),
-            "middle right": (px + 9, py - height / 2, px + 9 + width, py + height / 2),
-            "middle left": (px - 9 - width, py - height / 2, px - 9, py + height / 2),
+            "top right": (px + 4, py + 5, px + 4 + width, py + 5 + height),
+            "bottom right": (px + 4, py - 5 - height, px + 4 + width, py - 5),
+            "top left": (px - 4 - width, py + 5, px - 4, py + 5 + height),
+            "bottom left": (px - 4 - width, py - 5 - height, px - 4, py - 5),
         }
         place = min(boxes, key=lambda name: sum(_overlap(boxes[name], box) for box in taken)
-                    + (1e4 if boxes[name][0] < -40 or boxes[name][2] > 660 else 0))
+                    + (1e4 if boxes[name][0] < -40 or boxes[name][2] > _NARROW_PX + 40 else 0))
         taken.append(boxes[place])
         out.append(place)
     return out
@@ -341,9 +362,10 @@ def _empty(title: str, notes: Sequence[str], dark: bool) -> go.Figure:
         head += "".join(f"<br><span style='font-size:12px'>{html.escape(line)}</span>" for line in small)
     figure = go.Figure()
     figure.update_layout(
-        template=template, height=HEIGHT_PX, margin={"l": 8, "r": 12, "t": 30 + 22 * len(lines) + 17 * len(small), "b": 8},
-        title={"text": head, "font": {"size": 16}, "x": 0, "xanchor": "left", "y": 1, "yanchor": "top", "yref": "container",
-               "pad": {"t": 10, "l": 4}},
+        template=template, height=HEIGHT_PX,
+        margin={"l": 8, "r": 12, "t": 30 + 22 * len(lines) + 17 * len(small), "b": 8},
+        title={"text": head, "font": {"size": 16}, "x": 0, "xanchor": "left", "y": 1, "yanchor": "top",
+               "yref": "container", "pad": {"t": 10, "l": 4}},
         legend={"orientation": "h", "x": 0, "xanchor": "left", "y": -0.22, "yanchor": "top", "title": {"text": ""}},
         hovermode="closest",
     )

@@ -84,7 +84,8 @@ class Generation:
     """What came back for one request, with the raw clock reading of every token.
 
     `tokens_at_s[i]` is when token `i` was known to the caller; tokens that arrived in one chunk share one reading.
-    `scheduled_s` is when the request was due, `sent_s` when it was really sent, `ended_s` when the stream closed.
+    `scheduled_s` is when the request was due, `sent_s` when it was really sent, `started_s` when an engine with a queue
+    began to work on it, `ended_s` when the stream closed.
     """
 
     request: Request
@@ -93,6 +94,7 @@ class Generation:
     tokens_at_s: tuple[float, ...] = ()
     scheduled_s: float | None = None
     sent_s: float
+    started_s: float | None = None
     ended_s: float
     cpu_s: float | None = None
     usage: Usage = Usage()

@@ -10,7 +10,8 @@ class TextStream:
     """Feed it the bytes of each token; it hands out the text that is certain. Work per token does not grow with length.
 
     A character whose bytes span tokens comes out with its last byte; bytes that never become one come out as U+FFFD.
-    When a stop string appears, the text ends before it and `stopped` is set.
+    When a stop string appears, the text ends before it and `stopped` is set. Of several the one that is complete first
+    counts, so that the text does not depend on how it was cut into tokens.
     """
 
     def __init__(self, stop: Sequence[str] = ()) -> None:
@@ -47,8 +48,8 @@ class TextStream:
         return text[: len(text) - hold]
 
     def _first_stop(self, text: str) -> int | None:
-        found = [at for stop in self.stop if (at := text.find(stop)) >= 0]
-        return min(found) if found else None
+        found = [(at + len(stop), at) for stop in self.stop if (at := text.find(stop)) >= 0]
+        return min(found)[1] if found else None
 
 
 def _overlap(text: str, stop: str) -> int:

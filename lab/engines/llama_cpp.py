@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from lab import gguf_header, machine, models
 from lab.engines import refuse_misfit, token_logprobs
 from lab.engines.llama.context import KV_BYTES, Context, Flash
-from lab.engines.llama.sampler import Sampler
 from lab.engines.llama.weights import Weights
 from lab.errors import LabError
 from lab.records import Chunk, Request, Settings, Usage
 from lab.text import TextStream
+
+SCORED_SEQUENCES = 16
+"""Branches of one question that are scored in one step."""
 
 
 class LlamaCpp:
@@ -59,6 +61,9 @@ class LlamaCpp:
             "ubatch_tokens": ubatch_tokens, "kv_type": kv_type,
         }
         self.weights = Weights(self.file.path, gpu_layers=gpu_layers, mmap=mmap)
+        self._scoring: Context | None = None
+        self._scoring_limit = min(2048, limit)
+        self._read: list[int] = []  # what sequence 0 of the scoring cache holds
 
     @functools.cached_property
     def context(self) -> Context:
@@ -66,11 +71,17 @@ class LlamaCpp:
         batch = int(self.settings["batch_tokens"] or 2048)
         return Context(self.weights, context_tokens=self.context_tokens, batch_tokens=batch, **self._context_settings)  # type: ignore[arg-type]
 
-    @functools.cached_property
-    def _scoring(self) -> Context:
-        # Given text is scored in a cache of its own: small, and with room for the branches of one question.
-        return Context(self.weights, context_tokens=min(2048, self.header.context_tokens or 2048), batch_tokens=2048,
-                       sequences=16, **self._context_settings)  # type: ignore[arg-type]
+    def _scoring_for(self, tokens: int) -> Context:
+        """The context in which given text is scored, with room for `tokens` and for the branches of one question."""
+        if self._scoring is None or self._scoring.context_tokens < tokens:
+            if self._scoring is not None:
+                self._scoring.close()
+            # No larger than needed: llama.cpp zeroes the whole cache at once, so every cell is resident memory.
+            room = min(-(-tokens // 512) * 512, self._scoring_limit)
+            self._read = []
+            self._scoring = Context(self.weights, context_tokens=room, batch_tokens=room, sequences=SCORED_SEQUENCES,
+                                    **self._context_settings)  # type: ignore[arg-type]
+        return self._scoring
 
     def now(self) -> float:
         return time.perf_counter()
@@ -99,12 +110,12 @@ class LlamaCpp:
 
     def _decode(self, prompt: list[int], request: Request) -> Iterator[Chunk]:
         context, weights, decoding = self.context, self.weights, request.decoding
-        usage, text, sampler = Usage(prompt_tokens=len(prompt), cached_tokens=0), TextStream(decoding.stop), Sampler(decoding)
+        usage, text, sampler = Usage(prompt_tokens=len(prompt), cached_tokens=0), TextStream(decoding.stop), context.sampler(decoding)
         try:
             context.clear()
             context.prefill(prompt)
             for position in range(len(prompt), len(prompt) + decoding.max_tokens):
-                token = sampler.pick(context)
+                token = sampler.pick(-1, context.logits(1)[0])
                 at = time.perf_counter()
                 if weights.is_end(token) and not decoding.ignore_eos:
                     yield Chunk(text=text.end(), at_s=at, finish_reason="stop", usage=usage)
@@ -126,20 +137,27 @@ class LlamaCpp:
 
     def logits(self, tokens: Sequence[int], *, start: int = 0) -> NDArray[np.float32]:
         self.weights.check(tokens)
-        context = self._scoring
-        if len(tokens) > min(context.context_tokens, context.batch_tokens):
-            raise LabError(f"A text of {len(tokens):,} tokens is longer than the {context.context_tokens:,} that can be "
+        if len(tokens) > self._scoring_limit:
+            raise LabError(f"A text of {len(tokens):,} tokens is longer than the {self._scoring_limit:,} that can be "
                            "scored at once; score it in chunks.")
-        context.clear()
-        return context.logits(context.prefill(tokens, outputs_from=start))
+        context = self._scoring_for(len(tokens))
+        # Texts are scored in pieces, so that few rows of logits exist at once: what was read before `start` is kept.
+        kept = start if len(self._read) >= start and self._read[:start] == list(tokens[:start]) else 0
+        self._read = []
+        if not (kept and context.forget(0, kept)):
+            context.clear()
+            kept = 0
+        rows = context.prefill(tokens[kept:], start=kept, outputs_from=start - kept)
+        self._read = list(tokens)
+        return context.logits(rows)
 
     def branch_logprobs(self, prefix: Sequence[int], branches: Sequence[Sequence[int]]) -> list[NDArray[np.float64]]:
         self.weights.check([*prefix, *(t for b in branches for t in b)])
-        context = self._scoring
         total = len(prefix) + sum(len(b) for b in branches)
-        if total > context.context_tokens or len(branches) > context.sequences or not prefix:
+        if total > self._scoring_limit or len(branches) > SCORED_SEQUENCES or not prefix:
             raise LabError(f"A question of {total:,} tokens with {len(branches)} options cannot be scored at once "
-                           f"(at most {context.context_tokens:,} tokens and {context.sequences} options).")
+                           f"(at most {self._scoring_limit:,} tokens and {SCORED_SEQUENCES} options).")
+        context, self._read = self._scoring_for(total), []
         context.clear()
         n = len(prefix)
         context.token[:n], context.position[:n] = prefix, np.arange(n)
@@ -167,9 +185,11 @@ class LlamaCpp:
         return self.header.bytes_per_token(depth, KV_BYTES[str(self.settings["kv_type"])])
 
     def close(self) -> None:
-        for name in ("context", "_scoring"):
-            if name in self.__dict__:
-                self.__dict__.pop(name).close()
+        if "context" in self.__dict__:
+            self.__dict__.pop("context").close()
+        if self._scoring is not None:
+            self._scoring.close()
+            self._scoring = None
         self.weights.close()
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lab.engines import refuse_misfit, token_logprobs
+from lab.engines.scheduling.sampling import distribution, draw
 from lab.errors import LabError
 from lab.records import Chunk, Decoding, Request, Settings, Usage
 from lab.text import TextStream
@@ -109,7 +110,7 @@ class Scripted:
         random = np.random.default_rng(decoding.seed)
         seen = list(prompt)
         for _ in range(decoding.max_tokens):
-            seen.append(draw(self._row(*_last_two(seen)), decoding, random))
+            seen.append(draw(distribution(self._row(*_last_two(seen)), decoding), random))
             yield seen[-1]
 
     def _pass(self, seconds: float) -> None:
@@ -143,25 +144,6 @@ class Scripted:
 
     def close(self) -> None:
         pass
-
-
-def draw(logits: NDArray[np.float32], decoding: Decoding, random: np.random.Generator) -> int:
-    """One token under `decoding`, filters in llama.cpp's order (top-k, top-p, min-p, then temperature)."""
-    if decoding.temperature <= 0:
-        return int(logits.argmax())
-    p = np.exp(logits.astype(np.float64) - logits.max())
-    order = np.argsort(-p, kind="stable")
-    keep = np.ones(len(p), bool)
-    if decoding.top_k > 0:
-        keep[order[decoding.top_k :]] = False
-    if decoding.top_p < 1:
-        inside = p[order] * keep[order]
-        inside /= inside.sum()
-        keep[order[np.cumsum(inside) - inside >= decoding.top_p]] = False
-    if decoding.min_p > 0:
-        keep &= p >= decoding.min_p * p.max()
-    weights = np.where(keep, p ** (1 / decoding.temperature), 0.0)
-    return int(random.choice(len(p), p=weights / weights.sum()))
 
 
 def _last_two(tokens: Sequence[int]) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import math
 import pkgutil
 import types
 import typing
@@ -132,7 +133,10 @@ def parse(kind: Any, text: str, field: str) -> Any:
         return text.lower() in ("true", "yes", "1", "on")
     if kind in (int, float):
         try:
-            return kind(text)
+            value = kind(text)
+            if math.isnan(value):
+                raise ValueError
+            return value
         except ValueError:
             noun = "a whole number" if kind is int else "a number"
             raise LabError(f"--{_flag(field)} takes {noun}, not {text!r}.") from None

@@ -72,6 +72,8 @@ class Quantization(Experiment):
             raise LabError("--rungs needs at least two different quantization types, the base first.")
         if min(self.prompt_tokens, self.repeats, self.chunks) < 1 or self.output_tokens < 2 or self.items < 0:
             raise LabError("--prompt-tokens, --repeats and --chunks need at least 1, --output-tokens 2, --items 0.")
+        if min(self.threads, self.imatrix_chunks) < 0:
+            raise LabError("--threads and --imatrix-chunks must not be negative.")
         if self.chunk_tokens < 16:
             raise LabError(f"--chunk-tokens needs at least 16, not {self.chunk_tokens}.")
 
@@ -101,6 +103,13 @@ class Quantization(Experiment):
         """The rungs' files: the base first, the rest from large to small."""
         from lab.engines.llama import quantize
 
+        for name in self.rungs:
+            quantize.check(name)
+        probe = self._engine(str(source.path))  # a setting that the engine refuses is said before the ladder is made
+        try:
+            probe.logits([0])
+        finally:
+            probe.close()
         importance = self._importance(source, text)
         base = quantize.rung(source, self.rungs[0], importance, threads=self.threads)
         made = [(name, quantize.rung(source, name, importance, threads=self.threads))
@@ -130,11 +139,9 @@ class Quantization(Experiment):
         self, name: str, file: models.ModelFile, text: str, questions: Sequence[Question], kept: BaseLogits,
         base: _Scored | None,
     ) -> tuple[Trial, _Scored]:
-        room = -(-(self.prompt_tokens + self.output_tokens) // 256) * 256
         threads = self.threads or machine.threads_default()
         with machine.Watch() as opening:
-            engine = open_engine("llama_cpp", str(file.path), threads=threads, context_tokens=max(512, room),
-                                 flash_attention=self.flash_attention, kv_type=self.kv_type)
+            engine = self._engine(str(file.path))
         try:
             tokens = perplexity.tokens_for(engine, text)
             load = closed(engine, self._requests(tokens), title=f"{name}: requests")
@@ -161,6 +168,11 @@ class Quantization(Experiment):
                          notes={"tensor_mix": mix, "sha256": file.sha256}), scored
         finally:
             engine.close()
+
+    def _engine(self, path: str) -> Engine:
+        room = -(-(self.prompt_tokens + self.output_tokens) // 256) * 256
+        return open_engine("llama_cpp", path, threads=self.threads or machine.threads_default(),
+                           context_tokens=max(512, room), flash_attention=self.flash_attention, kv_type=self.kv_type)
 
     def _requests(self, tokens: Sequence[int]) -> list[Request]:
         if len(tokens) < self.prompt_tokens:
@@ -197,15 +209,23 @@ class Quantization(Experiment):
                        caveats=tuple(caveats))
 
     def _objection(self, row: pd.Series[Any]) -> str:
-        """Why this rung does not qualify, or nothing. An interval must lie within the limit as a whole."""
+        """Why this rung does not qualify, or nothing. An interval must lie within the limit as a whole.
+
+        What a limit asks for and was not measured does not qualify.
+        """
         said = []
         high = row.get("metrics.perplexity_increase_share_high", math.nan)
         increase = row["metrics.perplexity_increase_share"] if math.isnan(high) else high
-        if increase > self.max_perplexity_increase:
+        memory, decode = row["metrics.peak_memory_bytes"], row["metrics.decode_tokens_per_s"]
+        if math.isnan(increase):
+            said.append("its perplexity was not measured")
+        elif increase > self.max_perplexity_increase:
             said.append(f"perplexity may rise by up to {increase:.1%}")
-        if self.max_memory_mb is not None and row["metrics.peak_memory_bytes"] > self.max_memory_mb * 1e6:
-            said.append(f"it needs {_text('peak_memory_bytes', row)}")
-        if self.min_decode_tps is not None and row["metrics.decode_tokens_per_s"] < self.min_decode_tps:
+        if self.max_memory_mb is not None and not memory <= self.max_memory_mb * 1e6:
+            said.append("its memory was not measured" if math.isnan(memory) else f"it needs {_text('peak_memory_bytes', row)}")
+        if math.isnan(decode):
+            said.append("its decode speed was not measured")
+        elif self.min_decode_tps is not None and decode < self.min_decode_tps:
             said.append(f"it decodes {_text('decode_tokens_per_s', row)}")
         return ", ".join(said)
 

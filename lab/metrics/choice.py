@@ -42,8 +42,10 @@ def answers(engine: Engine, questions: Sequence[Question]) -> list[Score]:
 def flips(base: Sequence[Score], other: Sequence[Score]) -> list[Score]:
     """One `flip` score per question: 1 where `other` took another option than `base`, right or wrong.
 
-    Accuracy can stay the same while answers change; flips see that (Dutta et al. 2024, "Accuracy is not all you need").
+    A question that `base` was not asked is unscored. Accuracy can stay the same while answers change; flips see that
+    (Dutta et al. 2024, "Accuracy is not all you need").
     """
     theirs = {s.item: s.why for s in base}
     return [Score(name="flip", item=s.item, by="likelihood", why=f"{theirs[s.item]} -> {s.why}",
-                  value=float(s.why != theirs[s.item]) if s.item in theirs else math.nan) for s in other]
+                  value=float(s.why != theirs[s.item])) if s.item in theirs else
+            Score(name="flip", item=s.item, by="likelihood", why="the base has no answer", value=math.nan) for s in other]

@@ -26,16 +26,16 @@ class BaseLogits:
         self._file = tempfile.TemporaryFile(dir=folder)
         self._places: dict[int, tuple[int, int, int]] = {}
 
-    def keep(self, chunk: int, logits: NDArray[np.float32]) -> None:
-        """Write one chunk's logits, shape (rows, vocabulary)."""
+    def keep(self, piece: int, logits: NDArray[np.float32]) -> None:
+        """Write the logits of one piece of the text, shape (rows, vocabulary), under its number."""
         self._file.seek(0, 2)
-        self._places[chunk] = (self._file.tell(), *logits.shape)
+        self._places[piece] = (self._file.tell(), *logits.shape)
         for at in range(0, len(logits), ROWS):
             self._file.write(np.ascontiguousarray(logits[at : at + ROWS]).data)
 
-    def rows(self, chunk: int, start: int, count: int) -> NDArray[np.float32]:
-        """Rows `start`..`start + count` of a chunk."""
-        offset, total, width = self._places[chunk]
+    def rows(self, piece: int, start: int, count: int) -> NDArray[np.float32]:
+        """Rows `start`..`start + count` of a piece."""
+        offset, total, width = self._places[piece]
         count = min(count, total - start)
         self._file.seek(offset + start * width * 4)
         return np.frombuffer(self._file.read(count * width * 4), np.float32).reshape(count, width)
@@ -55,10 +55,10 @@ class Divergence:
         self._kl: list[NDArray[np.float64]] = []
         self._same: list[NDArray[np.bool_]] = []
 
-    def add(self, chunk: int, logits: NDArray[np.float32]) -> None:
+    def add(self, piece: int, logits: NDArray[np.float32]) -> None:
         for at in range(0, len(logits), ROWS):
             mine = logits[at : at + ROWS]
-            theirs = self._base.rows(chunk, at, len(mine))
+            theirs = self._base.rows(piece, at, len(mine))
             self._kl.append(kl(theirs, mine))
             self._same.append(mine.argmax(axis=1) == theirs.argmax(axis=1))
 

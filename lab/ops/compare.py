@@ -90,8 +90,8 @@ def fewest_generations(tests: int) -> int:
 
 def frame(rows: Sequence[Row]) -> pd.DataFrame:
     """The rows as a frame in stored units: a column per field, and `relative` and `significant`."""
-    columns = ["measure", "baseline", "other", "difference", "relative", "low", "high", "p_value", "p_adjusted", "items",
-               "significant", "outcome"]
+    columns = ["measure", "baseline", "other", "difference", "relative", "low", "high", "p_value", "p_adjusted",
+               "items", "significant", "outcome"]
     return pd.DataFrame([{c: getattr(row, c) for c in columns} for row in rows], columns=columns)
 
 

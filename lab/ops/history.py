@@ -87,9 +87,9 @@ def _from_sql(
 def _from_rest(
     kind: Kind, experiment: str | None, parents: Sequence[str] | None, limit: int | None
 ) -> list[dict[str, Any]]:
-    import mlflow
+    client = store.client()
+    from mlflow.exceptions import MlflowException
 
-    client = mlflow.MlflowClient(store.uri())
     try:
         names = {e.experiment_id: e.name for e in client.search_experiments() if experiment in (None, e.name)}
         queries = [f"tags.`lab.kind` = '{kind}'"]
@@ -108,7 +108,7 @@ def _from_rest(
                 token = page.token or None
                 if limit and len(rows) >= limit:
                     break
-    except mlflow.exceptions.MlflowException as error:
+    except MlflowException as error:
         first = str(error).strip().splitlines()[0][:200]
         raise LabError(f"The MLflow server at {store.uri()} cannot be read ({first}); check that it runs and that "
                        "MLFLOW_TRACKING_URI is right.") from error
@@ -175,9 +175,7 @@ def _read(run_id: str, name: str, read: Callable[[Path], list[T]]) -> list[T]:
         if found and found[0].startswith(("file:", "/")):
             path = Path(unquote(urlparse(found[0]).path)) / name
             return read(path) if path.is_file() else []
-    import mlflow
-
-    client = mlflow.MlflowClient(store.uri())
+    client = store.client()
     if name not in {a.path for a in client.list_artifacts(run_id)}:
         return []
     return read(Path(client.download_artifacts(run_id, name)))

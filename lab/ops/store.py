@@ -5,9 +5,20 @@ from __future__ import annotations
 import os
 import sqlite3
 from pathlib import Path
-from urllib.parse import unquote, urlparse
+from typing import TYPE_CHECKING
 
 from lab.errors import LabError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_DEFAULTS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+    # MLflow would try an unreachable server for several minutes before it says so.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+}
 
 
 def home() -> Path:
@@ -26,7 +37,8 @@ def uri() -> str:
 def database() -> Path | None:
     """The SQLite file behind `uri()`, or None when the store is a server."""
     address = uri()
-    return Path(unquote(urlparse(address).path[1:])) if address.startswith("sqlite:") else None
+    prefix = "sqlite:///"  # what follows is taken as it stands, as SQLAlchemy does
+    return Path(address.removeprefix(prefix).split("?")[0]) if address.startswith(prefix) else None
 
 
 def artifacts_uri() -> str | None:
@@ -40,14 +52,26 @@ def connect() -> sqlite3.Connection | None:
     file = database()
     if file is None or not file.is_file():
         return None
-    connection = sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=30)
+    connection = None
     try:
+        connection = sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True, timeout=30)
         if not connection.execute("select 1 from sqlite_master where name = 'runs'").fetchone():
             connection.close()
             return None
     except sqlite3.DatabaseError as error:
+        if connection is not None:
+            connection.close()
         raise LabError(f"{file} cannot be read as an MLflow store ({error}); move it away or restore it.") from error
     return connection
+
+
+def client() -> MlflowClient:
+    """An MLflow client on the store in force; what the user set in the environment stays as it is."""
+    for name, value in _DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    import mlflow
+
+    return mlflow.MlflowClient(uri())
 
 
 def fingerprint() -> str:

@@ -118,8 +118,6 @@ def finish(client: MlflowClient, run_id: str, state: str = "finished") -> None:
 
 
 def _client() -> MlflowClient:
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     file = store.database()
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -127,10 +125,8 @@ def _client() -> MlflowClient:
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-    import mlflow
-
-    mlflow.set_tracking_uri(store.uri())
-    return mlflow.MlflowClient(store.uri())
+    # No mlflow.set_tracking_uri: it writes MLFLOW_TRACKING_URI into the environment, and LAB_HOME would count no more.
+    return store.client()
 
 
 def _experiment_id(client: MlflowClient, name: str) -> str:

@@ -27,7 +27,8 @@ STATES = {
 
 def plain(text: object) -> str:
     """`text` so that Markdown shows it as it is."""
-    return re.sub(r"([\\`*_{}\[\]<>#$~|:])", r"\\\1", str(text)).replace("\n", " ")
+    escaped = re.sub(r"([\\`*_{}\[\]<>#$~|:])", r"\\\1", str(text)).replace("\n", " ")
+    return re.sub(r"^(\d+|)([.)+-])", r"\1\\\2", escaped)  # "12. " and "- " begin a list
 
 
 def age(then: pd.Timestamp, now: datetime | None = None) -> str:
@@ -69,6 +70,16 @@ def question(experiment: str) -> str:
         return experiments.question_of(experiments.find(experiment))
     except LabError:
         return ""
+    except Exception as error:  # one experiment being written must not take the pages of the others away
+        return f"This experiment cannot be loaded ({type(error).__name__}: {error})."
+
+
+def find(experiment: str) -> type[experiments.Experiment] | None:
+    """The experiment's class; None when it is not here any more or cannot be loaded (`question` says why)."""
+    try:
+        return experiments.find(experiment)
+    except Exception:
+        return None
 
 
 def verdict(run: pd.Series[Any]) -> Verdict | None:
@@ -98,8 +109,8 @@ def doubts(trials: pd.DataFrame) -> list[str]:
     for _, trial in trials.iterrows():
         flags = trial.get("tags.lab.flags")
         for flag in flags.splitlines() if isinstance(flags, str) else []:
-            found.setdefault(_kind(flag), []).append(str(trial["name"]))
-    said = [f"{kind}: {_some(list(dict.fromkeys(concerned)))}." for kind, concerned in found.items()]
+            found.setdefault(kind(flag), []).append(str(trial["name"]))
+    said = [f"{what}: {_some(list(dict.fromkeys(concerned)))}." for what, concerned in found.items()]
     notes = trials["tags.lab.note.caveat"] if "tags.lab.note.caveat" in trials else pd.Series(dtype=object)
     return said + [str(note) for note in dict.fromkeys(notes.dropna()) if note]
 
@@ -128,7 +139,7 @@ def varying(frame: pd.DataFrame) -> list[str]:
     return [str(c) for c in frame.columns if str(c).startswith("params.") and frame[c].map(setting).nunique() > 1]
 
 
-def _kind(flag: str) -> str:
+def kind(flag: str) -> str:
     """A flag without its figures, so that ten busy trials make one line."""
     first = re.split(r"[:;(]| \d", flag, maxsplit=1)[0].strip()
     return first[:1].upper() + first[1:]

@@ -12,6 +12,7 @@ import streamlit as st
 from lab import experiments, plots
 from lab.errors import LabError
 from lab.experiments import Chart, Experiment
+from lab.metrics import speed
 from lab.names import describe
 from lab.ops import compare
 from lab.pages import _store, _words
@@ -35,11 +36,11 @@ def main() -> None:
         st.error(_words.plain(error))
         return
     trials = trials.assign(run=trials["parent_id"].map(_words.labels(runs))) if len(trials) else trials
-    cls = _class(experiment)
+    cls = _words.find(experiment)
     trials, picked = _filter(trials, seed, round_)
     wanted["trial"] = picked
     _cautions(runs, trials)
-    _verdicts(runs)
+    _verdicts(runs, _words.doubts(trials))
     if trials.empty:
         st.info("No trial has been recorded yet. The first one appears here as soon as it is measured.")
     else:
@@ -88,7 +89,8 @@ def _choose(seed: Selection, round_: int) -> tuple[str, pd.DataFrame, Selection]
     left, right = st.columns([1, 2], gap="medium")
     with left:
         experiment = st.selectbox("Experiment", known, index=known.index(asked) if asked in known else 0,
-                                  format_func=lambda name: name.replace("_", " ").capitalize(), key=f"experiment {round_}")
+                                  format_func=lambda name: name.replace("_", " ").capitalize(),
+                                  key=f"experiment {round_}")
     runs = _store.experiments(experiment, limit=NEWEST)
     if runs.empty:
         st.caption(_words.plain(_words.question(experiment)))
@@ -121,16 +123,10 @@ def _filter(trials: pd.DataFrame, seed: Selection, round_: int) -> tuple[pd.Data
     if trials.empty:
         return trials, []
     present = list(dict.fromkeys(trials["name"]))
+    parents = "-".join(sorted(set(trials["parent_id"])))
     picked = st.multiselect("Trials", present, default=[name for name in seed.get("trial", []) if name in present],
-                            placeholder=f"All {len(present)}", key=f"trials {round_} {'-'.join(sorted(set(trials['parent_id'])))}")
+                            placeholder=f"All {len(present)}", key=f"trials {round_} {parents}")
     return (trials[trials["name"].isin(picked)] if picked else trials), picked
-
-
-def _class(experiment: str) -> type[Experiment] | None:
-    try:
-        return experiments.find(experiment)
-    except LabError:
-        return None
 
 
 def _measures(cls: type[Experiment] | None, trials: pd.DataFrame) -> list[str]:
@@ -153,15 +149,13 @@ def _cautions(runs: pd.DataFrame, trials: pd.DataFrame) -> None:
     machines = {_words.machine(run) for _, run in runs.iterrows()} - {""}
     if len(machines) > 1:
         said.append(f"The runs were measured on different machines ({'; '.join(sorted(machines))}).")
-    for _, run in runs.iterrows():
-        verdict = _words.verdict(run)
-        said += verdict.caveats if verdict else ()
     said += _words.doubts(trials)
     if said:
         st.warning("\n".join(f"- {_words.plain(line)}" for line in dict.fromkeys(said)))
 
 
-def _verdicts(runs: pd.DataFrame) -> None:
+def _verdicts(runs: pd.DataFrame, said: Sequence[str]) -> None:
+    """What each run decided, with the caveats that are not `said` already."""
     named = _words.labels(runs)
     for _, run in runs.iterrows():
         verdict = _words.verdict(run)
@@ -170,6 +164,9 @@ def _verdicts(runs: pd.DataFrame) -> None:
         with st.container(border=True):
             st.caption(_words.plain(f"Verdict, {named[run['run_id']]}" if len(runs) > 1 else "Verdict"))
             st.markdown(f"**{_words.plain(verdict.decision)}**")
+            for caveat in verdict.caveats:
+                if caveat not in said:
+                    st.caption(_words.plain(caveat))
             if verdict.why:
                 with st.expander("Why"):
                     st.markdown("\n".join(f"- {_words.plain(line)}" for line in verdict.why))
@@ -184,9 +181,11 @@ def _table(experiment: str, runs: pd.DataFrame, trials: pd.DataFrame, measures: 
         table["Run"] = trials["run"]
     flags = trials["tags.lab.flags"] if "tags.lab.flags" in trials else pd.Series("", index=trials.index)
     if flags.fillna("").ne("").any():
-        table["Caution"] = flags.fillna("").str.replace("\n", "; ")
-        config["Caution"] = st.column_config.TextColumn(width="medium")
+        config["Caution"] = st.column_config.TextColumn(width=120)
+        table["Caution"] = ["; ".join(map(_words.kind, text.splitlines())) for text in flags.fillna("")]
     for column in _words.varying(trials):
+        if trials[column].map(_words.setting).equals(trials["name"]):
+            continue
         values = trials[column]
         table[column] = values if pd.api.types.is_numeric_dtype(values) else values.map(_words.setting)
         config[column] = st.column_config.Column(describe(column).heading)
@@ -194,12 +193,13 @@ def _table(experiment: str, runs: pd.DataFrame, trials: pd.DataFrame, measures: 
         name = describe(column)
         scaled = trials[column] * name.scale
         table[column] = scaled
-        config[column] = st.column_config.NumberColumn(name.heading, format=f"%.{_decimals(scaled)}f")
+        config[column] = st.column_config.NumberColumn(name.heading, format=f"%.{_decimals(scaled, name.digits)}f")
         if f"{column}_low" in trials and trials[f"{column}_low"].notna().any():
             table[f"{column} interval"] = [
                 _words.interval(low, high, column)
                 for low, high in zip(trials[f"{column}_low"], trials[f"{column}_high"], strict=True)]
-            config[f"{column} interval"] = st.column_config.TextColumn("95% interval", help=f"95% interval of: {name.heading}")
+            config[f"{column} interval"] = st.column_config.TextColumn(
+                "95% interval", help=f"95% interval of: {name.heading}")
     st.dataframe(table, hide_index=True, column_config=config, placeholder="–",
                  height="content" if len(table) <= 14 else 530)
     st.download_button("Download CSV", trials.to_csv(index=False), f"{experiment}-trials.csv", "text/csv",
@@ -207,9 +207,8 @@ def _table(experiment: str, runs: pd.DataFrame, trials: pd.DataFrame, measures: 
     if len(runs) > 1 and (differ := _words.varying(runs)):
         named = _words.labels(runs)
         st.caption("Settings in which the runs differ")
-        st.dataframe(pd.DataFrame(
-            {"Setting": [describe(c).heading for c in differ],
-             **{named[r["run_id"]]: [_words.setting(r[c]) for c in differ] for _, r in runs.iterrows()}}), hide_index=True)
+        of_run = {named[run["run_id"]]: [_words.setting(run[c]) for c in differ] for _, run in runs.iterrows()}
+        st.dataframe(pd.DataFrame({"Setting": [describe(c).heading for c in differ], **of_run}), hide_index=True)
 
 
 def _tradeoff(
@@ -221,7 +220,7 @@ def _tradeoff(
         return {}
     st.subheader("Trade-off", anchor=False)
     own = next((c for c in (cls.charts if cls else ()) if c.kind == "tradeoff"), None)
-    usual = (own.x, own.y) if own and {own.x, own.y} <= set(judged) else _opposed(judged)
+    usual = (own.x, own.y) if own and {own.x, own.y} <= set(judged) else _opposed(cls, judged)
     picked = []
     for column, key, start in zip(st.columns(2, gap="medium"), ("x", "y"), usual, strict=True):
         asked = f"metrics.{seed.get(key, [''])[0]}"
@@ -232,35 +231,39 @@ def _tradeoff(
     x, y = picked
     chart = Chart(title=f"{describe(y).label} against {describe(x).label.lower()}", kind="tradeoff", x=x, y=y,
                   label=own.label if own else None)
-    _show(plots.draw(chart, trials, dark=_dark()), "trade-off")
+    _show(_drawn(chart, trials, _dark()), "trade-off")
     st.caption("Filled points are on the Pareto front: no other trial is at least as good in both and better in one. "
                "Hollow ones are beaten by another trial. Bars are 95% intervals.")
     return {"x": [x.removeprefix("metrics.")], "y": [y.removeprefix("metrics.")]}
 
 
-def _opposed(judged: Sequence[str]) -> tuple[str, str]:
-    """Two measures worth drawing against each other when the experiment names none: one to raise and one to lower."""
-    higher = next((c for c in judged if describe(c).better == "higher"), judged[0])
-    return higher, next((c for c in judged if describe(c).better == "lower" and c != higher), judged[-1])
+def _opposed(cls: type[Experiment] | None, judged: Sequence[str]) -> tuple[str, str]:
+    """The two measures to draw when the experiment names none: of its figures, one to raise and one to lower."""
+    drawn = [chart.y for chart in (cls.charts if cls else ()) if chart.y in judged]
+    ordered = list(dict.fromkeys([*drawn, *judged]))
+    higher = next((c for c in ordered if describe(c).better == "higher"), ordered[0])
+    return higher, next((c for c in ordered if describe(c).better == "lower" and c != higher), ordered[-1])
 
 
 def _figures(cls: type[Experiment] | None, trials: pd.DataFrame, wanted: Mapping[str, list[str]]) -> None:
     """The experiment's own figures, except a trade-off that is already drawn above."""
     if cls is None:
         return
-    drawn = {c.title for c in cls.charts if c.kind == "tradeoff" and _same(c, wanted)}
-    shown = {t: f for t, f in plots.figures(cls, trials, dark=_dark()).items() if t not in drawn}
-    if not shown:
-        return
+    left = [chart for chart in cls.charts if not (chart.kind == "tradeoff" and _same(chart, wanted))]
+    shown = {chart.title: _drawn(chart, trials, _dark()) for chart in left}
+    titles = [title for title, figure in shown.items() if figure.data]
     st.subheader("Figures", anchor=False)
-    columns = st.columns(2, gap="medium")
-    for i, (title, figure) in enumerate(shown.items()):
-        with columns[i % 2]:
-            _show(figure, title)
+    for i in range(0, len(titles), 2):
+        for column, title in zip(st.columns(2, gap="medium"), titles[i : i + 2], strict=False):
+            with column:
+                _show(shown[title], title)
+    if missing := [title.lower() for title in shown if title not in titles]:
+        st.caption(_words.plain(f"Not measured in these trials: {', '.join(missing)}."))
 
 
 def _same(chart: Chart, wanted: Mapping[str, list[str]]) -> bool:
-    return [chart.x.removeprefix("metrics.")] == wanted.get("x") and [chart.y.removeprefix("metrics.")] == wanted.get("y")
+    x, y = chart.x.removeprefix("metrics."), chart.y.removeprefix("metrics.")
+    return [x] == wanted.get("x") and [y] == wanted.get("y")
 
 
 def _differences(runs: pd.DataFrame, trials: pd.DataFrame, seed: Selection, round_: int) -> Selection:
@@ -269,7 +272,8 @@ def _differences(runs: pd.DataFrame, trials: pd.DataFrame, seed: Selection, roun
         return {}
     st.subheader("Differences", anchor=False)
     ids = list(trials["run_id"])
-    named = {r["run_id"]: f"{r['name']} · {r['run']}" if len(runs) > 1 else str(r["name"]) for _, r in trials.iterrows()}
+    named = {trial["run_id"]: f"{trial['name']} · {trial['run']}" if len(runs) > 1 else str(trial["name"])
+             for _, trial in trials.iterrows()}
     left, right = st.columns(2, gap="medium")
     with left:
         asked = _meant(seed, "baseline", ids)
@@ -279,24 +283,27 @@ def _differences(runs: pd.DataFrame, trials: pd.DataFrame, seed: Selection, roun
     with right:
         asked = _meant(seed, "other", others)
         usual = _rival(runs, trials, baseline)
-        other = st.selectbox("Compared with it", others, index=others.index(asked or usual), format_func=named.__getitem__,
-                             key=f"other {round_} {baseline}")
+        other = st.selectbox("Compared with it", others, index=others.index(asked or usual),
+                             format_func=named.__getitem__, key=f"other {round_} {baseline}")
     rows = _store.differences(list(runs["run_id"]), baseline, other)
     tested = [row for row in rows if row.outcome != "not tested"]
     st.markdown(f"**{_words.plain(_summary(named[other], named[baseline], tested))}**")
-    st.dataframe(_differences_table(rows), hide_index=True, height="content", column_config={
+    shown = [row for row in rows if row.difference or describe(row.measure).better != "neither"]
+    st.dataframe(_differences_table(shown), hide_index=True, height="content", placeholder="–", column_config={
         "Measure": st.column_config.TextColumn(pinned=True),
-        **{c: st.column_config.TextColumn(alignment="right") for c in ("Baseline", "Other", "Difference")},
+        "Baseline": st.column_config.TextColumn(named[baseline], alignment="right"),
+        "Other": st.column_config.TextColumn(named[other], alignment="right"),
+        "Difference": st.column_config.TextColumn(alignment="right"),
         "Relative (%)": st.column_config.NumberColumn(format="%+.1f"),
-        "p": st.column_config.NumberColumn("p, adjusted", format="%.4f", help="Holm's adjustment for all that is tested here"),
+        "p": st.column_config.NumberColumn("p, adjusted", format="%.4f", help="Holm's adjustment for all tests here"),
     })
     few = [row for row in tested if row.outcome == "too few" and row.measure in compare.PER_GENERATION]
-    need = compare.fewest_generations(len({row.measure for row in tested} - {"decode_tokens_per_s"})) if few else 0
+    need = compare.fewest_generations(len(tested)) if few else 0
     st.caption("Speed is tested over generations (rank sum), quality over the same items (paired; McNemar for right or "
                "wrong). A difference counts when its p-value, adjusted for all tests here, is below 0.05."
-               + (f" Speed needs at least {need} measured requests a trial; run it again with more repeats." if need else ""))
-    st.download_button("Download differences as CSV", compare.frame(rows).to_csv(index=False), "differences.csv", "text/csv",
-                       on_click="ignore")
+               + (f" Speed needs at least {need} measured requests a trial; repeat it more often." if need else ""))
+    st.download_button("Download differences as CSV", compare.frame(rows).to_csv(index=False), "differences.csv",
+                       "text/csv", on_click="ignore")
     _timelines({named[baseline]: baseline, named[other]: other})
     return {"baseline": [baseline], "other": [other]}
 
@@ -307,12 +314,14 @@ def _differences_table(rows: Sequence[compare.Row]) -> pd.DataFrame:
         name = describe(row.measure)
         sign = "+" if row.difference > 0 else ""
         out.append({
-            "Measure": name.heading, "Baseline": name.show(row.baseline), "Other": name.show(row.other),
+            "Measure": name.heading, "Result": RESULTS[row.outcome],
+            "Baseline": name.show(row.baseline), "Other": name.show(row.other),
             "Difference": f"{sign}{name.show(row.difference)}",
             "Relative (%)": row.relative * 100, "95% interval": _words.interval(row.low, row.high, row.measure),
-            "p": row.p_adjusted, "Result": RESULTS[row.outcome],
+            "p": row.p_adjusted,
         })
-    return pd.DataFrame(out, columns=["Measure", "Baseline", "Other", "Difference", "Relative (%)", "95% interval", "p", "Result"])
+    columns = ["Measure", "Result", "Baseline", "Other", "Difference", "Relative (%)", "95% interval", "p"]
+    return pd.DataFrame(out, columns=columns)
 
 
 def _summary(other: str, baseline: str, tested: Sequence[compare.Row]) -> str:
@@ -336,10 +345,12 @@ def _timelines(chosen: Mapping[str, str]) -> None:
     if not kept:
         return
     st.subheader("Token by token", anchor=False)
+    gaps = (gap for generations in kept.values() for generation in generations for gap in speed.itl_s(generation))
+    top = max((gap for gap in gaps if math.isfinite(gap)), default=0.0)
     for column, (name, generations) in zip(st.columns(len(kept), gap="medium"), kept.items(), strict=True):
         with column:
-            st.caption(_words.plain(name))
-            _show(plots.token_timeline(generations, dark=_dark()), f"timeline {name}")
+            title = f"Gap before each token, {name}"
+            _show(plots.token_timeline(generations, title=title, top_ms=top * 1050, dark=_dark()), f"timeline {name}")
 
 
 def _rival(runs: pd.DataFrame, trials: pd.DataFrame, baseline: str) -> str:
@@ -359,13 +370,18 @@ def _meant(seed: Selection, key: str, ids: Sequence[str]) -> str | None:
     return next((i for i in ids if asked and i.startswith(asked)), None)
 
 
-def _decimals(values: pd.Series[float]) -> int:
-    """Decimals of a column: three digits of its largest value and two of its smallest, five at most."""
+def _decimals(values: pd.Series[float], digits: int) -> int:
+    """Decimals of a column: as many as show `digits` digits of its smallest value, five at most."""
     sizes = [abs(float(v)) for v in values if pd.notna(v) and v and math.isfinite(v)]
     if not sizes or all(size.is_integer() for size in sizes):
         return 0
-    largest, smallest = (math.floor(math.log10(size)) for size in (max(sizes), min(sizes)))
-    return max(0, min(5, max(2 - largest, 1 - smallest)))
+    return max(0, min(5, digits - 1 - math.floor(math.log10(min(sizes)))))
+
+
+@st.cache_resource(show_spinner=False, max_entries=256)
+def _drawn(chart: Chart, trials: pd.DataFrame, dark: bool) -> Any:
+    """The figure, made once: building six takes 0.2 s, sending them 0.02 s. Nobody changes what this returns."""
+    return plots.draw(chart, trials, dark=dark)
 
 
 def _show(figure: Any, key: str) -> None:

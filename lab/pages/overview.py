@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -30,21 +32,24 @@ def main() -> None:
         _nothing()
         return
     _unfinished(runs)
-    columns = st.columns(2, gap="medium") if len(latest) > 1 else [st.container()]
-    for i, run in enumerate(latest):
-        mine = trials[trials["parent_id"] == run["run_id"]] if len(trials) else trials
-        with columns[i % len(columns)]:
-            _card(run, mine)
+    for i in range(0, len(latest), 2):
+        for column, run in zip(st.columns(2, gap="medium"), latest[i : i + 2], strict=False):
+            with column:
+                _card(run, trials[trials["parent_id"] == run["run_id"]] if len(trials) else trials, runs)
     _all(runs)
 
 
 def _latest(runs: pd.DataFrame) -> list[pd.Series[Any]]:
-    """The newest run of every experiment, newest first; experiments not among the newest runs are asked for by name."""
+    """The run to show of every experiment, newest first: its last with a verdict, else its last.
+
+    Experiments that are not among the newest runs are asked for by name.
+    """
     seen = list(dict.fromkeys(runs["experiment"]))
-    parts = [runs[runs["experiment"] == name].iloc[:1] for name in seen]
+    parts = [runs[runs["experiment"] == name] for name in seen]
     if len(runs) == NEWEST:
         parts += [_store.experiments(name, limit=1) for name in experiments.names() if name not in seen]
-    return [part.iloc[0] for part in parts if len(part)]
+    return [next((run for _, run in part.iterrows() if _words.verdict(run)), part.iloc[0])
+            for part in parts if len(part)]
 
 
 def _nothing() -> None:
@@ -76,8 +81,8 @@ def _unfinished(runs: pd.DataFrame) -> None:
     st.warning(f"{count} did not finish. What was measured before is kept.\n\n" + "\n".join(lines))
 
 
-def _card(run: pd.Series[Any], trials: pd.DataFrame) -> None:
-    """The newest run of one experiment: its question, verdict, headline numbers and reasons to distrust them."""
+def _card(run: pd.Series[Any], trials: pd.DataFrame, runs: pd.DataFrame) -> None:
+    """One run: its question, verdict, headline numbers and reasons to distrust them."""
     name, state = str(run["experiment"]), str(run["state"])
     verdict = _words.verdict(run)
     with st.container(border=True):
@@ -91,7 +96,7 @@ def _card(run: pd.Series[Any], trials: pd.DataFrame) -> None:
             st.markdown("No verdict yet." if state == "running" else "No verdict: the run did not finish.")
         if len(trials):
             _headlines(name, verdict.chosen if verdict else None, trials)
-        caveats = list(dict.fromkeys([*(verdict.caveats if verdict else ()), *_words.doubts(trials)]))
+        caveats = verdict.caveats if verdict else _words.doubts(trials)
         if caveats:
             st.warning("\n".join(f"- {_words.plain(line)}" for line in caveats))
         if verdict is not None and verdict.why:
@@ -100,27 +105,30 @@ def _card(run: pd.Series[Any], trials: pd.DataFrame) -> None:
         count = f"{len(trials)} trial{'' if len(trials) == 1 else 's'}"
         facts = [_words.age(run["started_at"]), count, f"took {_words.duration(run['seconds'])}", _words.machine(run)]
         st.caption(_words.plain(" · ".join(fact for fact in facts if fact and "–" not in fact)))
+        newer = runs[(runs["experiment"] == name) & (runs["started_at"] > run["started_at"])]
+        if len(newer):
+            last = newer.iloc[0]
+            words = _words.STATES.get(last["state"], "finished without a verdict")
+            st.caption(_words.plain(f"A newer run, {_words.label(last)}, {words}."))
         st.page_link(st.Page(_page("compare")), label="Open in Compare",
                      query_params={"experiment": name, "run": str(run["run_id"])})
 
 
 def _headlines(experiment: str, chosen: str | None, trials: pd.DataFrame) -> None:
-    """The first measures of the experiment's table, of the trial that the verdict chose (else of the first one)."""
+    """The measures that the experiment's figures show, of the trial that the verdict chose (else of the first one)."""
     picked = trials[trials["name"] == chosen] if chosen else trials.head(0)
     trial = (picked if len(picked) else trials).iloc[0]
-    try:
-        measures = experiments.find(experiment).columns
-    except LabError:
-        measures = tuple(c.removeprefix("metrics.") for c in trials.columns if c.startswith("metrics."))
-    shown = [m for m in measures if pd.notna(trial.get(f"metrics.{m}"))][:HEADLINES]
-    st.caption(_words.plain(f"{'Chosen' if len(picked) else 'First trial'}: {trial['name']}"))
+    cls = _words.find(experiment)
+    drawn = [column for chart in (cls.charts if cls else ()) for column in (chart.x, chart.y)]
+    columns = [*drawn, *(f"metrics.{name}" for name in cls.columns)] if cls else [str(c) for c in trials.columns]
+    shown = [c for c in dict.fromkeys(columns) if c.startswith("metrics.") and pd.notna(trial.get(c))][:HEADLINES]
+    st.caption(_words.plain(f"{'Chosen' if len(picked) else 'First trial'}: {trial['name']}, with 95% intervals"))
     row = st.container(horizontal=True, gap="medium")
-    for measure in shown:
-        column = f"metrics.{measure}"
-        bounds = _words.interval(trial.get(f"{column}_low", float("nan")), trial.get(f"{column}_high", float("nan")), column)
-        with row.container(width=150):
-            st.metric(describe(column).label, _words.measured(trial[column], column))
-            st.caption(f"{bounds} (95%)" if bounds else "no interval")
+    for column in shown:
+        low, high = (float(trial.get(f"{column}_{side}", math.nan)) for side in ("low", "high"))
+        bounds = _words.interval(low, high, column)
+        row.metric(describe(column).label, _words.measured(trial[column], column), bounds or None, delta_color="off",
+                   delta_arrow="off", width=162)
 
 
 def _all(runs: pd.DataFrame) -> None:
@@ -131,11 +139,13 @@ def _all(runs: pd.DataFrame) -> None:
         "Experiment": runs["experiment"],
         "Run": [_words.label(run) for _, run in runs.iterrows()],
         "State": runs["state"],
+        "Open": [f"compare?experiment={run['experiment']}&run={run['run_id']}" for _, run in runs.iterrows()],
         "Duration (s)": runs["seconds"],
         "Verdict": [verdict.decision if verdict else "" for verdict in verdicts],
         "Machine": [_words.machine(run) for _, run in runs.iterrows()],
-        "Open": [f"compare?experiment={run['experiment']}&run={run['run_id']}" for _, run in runs.iterrows()],
     })
+    if table["Machine"].nunique() == 1:
+        table = table.drop(columns="Machine")
     st.dataframe(
         table, hide_index=True, height="content" if len(table) <= 12 else 460,
         column_config={
@@ -148,8 +158,6 @@ def _all(runs: pd.DataFrame) -> None:
 
 
 def _page(name: str) -> str:
-    from pathlib import Path
-
     return str(Path(__file__).with_name(f"{name}.py"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import time
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -10,8 +11,11 @@ import llama_cpp as C
 import numpy as np
 from numpy.typing import NDArray
 
+from lab.engines.llama.sampler import Sampler
 from lab.engines.llama.weights import Weights, last_message
+from lab.engines.scheduling.core import KVCacheFull
 from lab.errors import LabError
+from lab.records import Decoding
 
 KV_TYPES = {"f32": 0, "f16": 1, "q8_0": 8, "q5_1": 7, "q5_0": 6, "q4_1": 3, "q4_0": 2}
 KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32, "q5_1": 24 / 32, "q5_0": 22 / 32, "q4_1": 20 / 32, "q4_0": 18 / 32}
@@ -20,7 +24,11 @@ _FLASH = {"auto": -1, "off": 0, "on": 1}
 
 
 class Context:
-    """A context of `context_tokens` cells, shared by up to `sequences` sequences.
+    """A context of `context_tokens` cells for up to `sequences` sequences.
+
+    `unified` cells are one pool: sequences can share a prefix and use what others leave. Without it every sequence has
+    its own equal part (`sequence_tokens`): attention reads no cell of another one, which is faster in large batches and
+    keeps logits independent of the company.
 
     The batch is filled through numpy arrays that llama.cpp reads in place (`token`, `position`, `output`), so that a step
     costs a few microseconds of Python. `logits` are views into llama.cpp's memory, valid until the next `decode`.
@@ -38,6 +46,7 @@ class Context:
         ubatch_tokens: int = 512,
         flash_attention: Flash = "auto",
         kv_type: str = "f16",
+        unified: bool = True,
         watch_tensors: Any = None,
     ) -> None:
         if kv_type not in KV_TYPES:
@@ -47,7 +56,7 @@ class Context:
         self.weights, self.context_tokens, self.sequences = weights, context_tokens, sequences
         params = C.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = context_tokens, batch_tokens, min(ubatch_tokens, batch_tokens)
-        params.n_seq_max, params.kv_unified = sequences, True
+        params.n_seq_max, params.kv_unified = sequences, unified
         params.n_threads, params.n_threads_batch = threads, threads_batch or threads
         params.flash_attn_type = _FLASH[flash_attention]
         params.type_k = params.type_v = KV_TYPES[kv_type]
@@ -60,6 +69,7 @@ class Context:
                            "ask for a smaller context or another KV type.")
         self.memory = C.llama_get_memory(self.pointer)
         self.batch_tokens = C.llama_n_batch(self.pointer)
+        self.sequence_tokens: int = context_tokens if unified else C.llama_n_ctx_seq(self.pointer)
         self._arrays(self.batch_tokens, sequences)
 
     def _arrays(self, room: int, sequences: int) -> None:
@@ -127,6 +137,19 @@ class Context:
     def synchronize(self) -> None:
         C.llama_synchronize(self.pointer)
 
+    def now(self) -> float:
+        return time.perf_counter()
+
+    def piece(self, token: int) -> bytes:
+        return self.weights.piece(token)
+
+    def is_end(self, token: int) -> bool:
+        return self.weights.is_end(token)
+
+    def sampler(self, decoding: Decoding) -> Sampler:
+        """What chooses tokens under `decoding`; close it when the request ends."""
+        return Sampler(self, decoding)
+
     # KV cache of one sequence. Positions are half-open ranges; -1 means "to the end".
 
     def clear(self) -> None:
@@ -166,10 +189,6 @@ class Context:
         if self.pointer:
             C.llama_free(self.pointer)
             self.pointer = None
-
-
-class KVCacheFull(LabError):
-    """No cells are left in the KV cache for this batch."""
 
 
 def _pointer(array: NDArray[Any], kind: Any) -> Any:

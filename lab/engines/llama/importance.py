@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import llama_cpp as C
@@ -75,14 +76,18 @@ def collect(path: Path, tokens: Sequence[int], *, threads: int, chunk_tokens: in
         raise LabError(f"The calibration text has {len(tokens)} tokens; give at least one chunk of {chunk_tokens}.")
     weights, collector = Weights(path), _Collector()
     callback = C.ggml_backend_sched_eval_callback(collector)
-    context = Context(weights, context_tokens=chunk_tokens, threads=threads, batch_tokens=chunk_tokens,
-                      ubatch_tokens=chunk_tokens, watch_tensors=callback)
+    # llama.cpp computes the last layer only where logits are asked for: ask everywhere, a few at a time to save memory.
+    batch = min(128, chunk_tokens)
+    context = Context(weights, context_tokens=chunk_tokens, threads=threads, batch_tokens=batch, ubatch_tokens=batch,
+                      watch_tensors=callback)
     try:
-        for start in range(0, len(tokens) - chunk_tokens + 1, chunk_tokens):
-            context.clear()
-            context.prefill(tokens[start : start + chunk_tokens])
-            if collector.error:
-                raise collector.error
+        # In a thread of its own: here Ctrl-C would be raised inside the callback, where ctypes drops it.
+        with ThreadPoolExecutor(1) as worker:
+            for start in range(0, len(tokens) - chunk_tokens + 1, chunk_tokens):
+                context.clear()
+                worker.submit(context.prefill, tokens[start : start + chunk_tokens], outputs_from=0).result()
+                if collector.error:
+                    raise collector.error
     finally:
         context.close()
         weights.close()

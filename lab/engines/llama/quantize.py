@@ -8,6 +8,7 @@ import importlib.metadata
 import os
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import llama_cpp as C
@@ -37,8 +38,7 @@ def rung(base: models.ModelFile, ftype: str, importance: Importance | None = Non
 
     Raises `LabError` for an unknown type, a full disk, or a type that needs an importance matrix and has none.
     """
-    if ftype not in FTYPES:
-        raise LabError(f"There is no quantization type '{ftype}'; choose from {', '.join(FTYPES)}.")
+    check(ftype)
     if ftype in NEEDS_IMPORTANCE and importance is None:
         raise LabError(f"{ftype} needs an importance matrix; fill one with --imatrix-chunks of at least 1.")
     used = importance if ftype in NEEDS_IMPORTANCE or ftype.startswith("IQ") else None
@@ -52,9 +52,19 @@ def rung(base: models.ModelFile, ftype: str, importance: Importance | None = Non
                             sha256=models.sha256(target), licence=base.licence)
 
 
+def check(ftype: str) -> None:
+    """Raise `LabError` unless llama.cpp has the type `ftype`."""
+    if ftype not in FTYPES:
+        raise LabError(f"There is no quantization type '{ftype}'; choose from {', '.join(FTYPES)}.")
+
+
 def _make(source: Path, target: Path, ftype: int, importance: Importance | None, threads: int) -> None:
     start_backend()
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LabError(f"{target.parent} cannot be made ({error.strerror}); set LAB_CACHE_DIR to a folder that can be "
+                       "written.") from error
     header = gguf_header.read(source)
     # Upper bound: F32 for every weight. A full disk must be said before an hour of work, not after.
     needed = header.weights * (4 if ftype == 0 else 2)
@@ -69,7 +79,10 @@ def _make(source: Path, target: Path, ftype: int, importance: Importance | None,
         params.imatrix = held[0]
     partial = target.with_suffix(f".{os.getpid()}.partial")
     try:
-        status = C.llama_model_quantize(str(source).encode(), str(partial).encode(), ctypes.byref(params))
+        # In a thread of its own: here Ctrl-C would be raised inside llama.cpp's log callback, where ctypes drops it.
+        with ThreadPoolExecutor(1) as worker:
+            status = worker.submit(C.llama_model_quantize, str(source).encode(), str(partial).encode(),
+                                   ctypes.byref(params)).result()
         if status != 0 or not partial.is_file():
             raise LabError(f"llama.cpp could not quantise {source.name} ({last_message()}); check the file and the disk.")
         gguf_header.read(partial)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-import llama_cpp as C
+from typing import TYPE_CHECKING
 
-from lab.engines.llama.context import Context
+import llama_cpp as C
+import numpy as np
+from numpy.typing import NDArray
+
 from lab.records import Decoding
+
+if TYPE_CHECKING:
+    from lab.engines.llama.context import Context
 
 
 class Sampler:
@@ -15,8 +21,8 @@ class Sampler:
     vocabulary into candidates (about 100 us) and gives the same token.
     """
 
-    def __init__(self, decoding: Decoding) -> None:
-        self.chain = None
+    def __init__(self, context: Context, decoding: Decoding) -> None:
+        self.context, self.chain = context, None
         if decoding.temperature <= 0:
             return
         self.chain = C.llama_sampler_chain_init(C.llama_sampler_chain_default_params())
@@ -29,11 +35,11 @@ class Sampler:
         C.llama_sampler_chain_add(self.chain, C.llama_sampler_init_temp(decoding.temperature))
         C.llama_sampler_chain_add(self.chain, C.llama_sampler_init_dist(decoding.seed & 0xFFFFFFFF))
 
-    def pick(self, context: Context, index: int = -1, row: int = 0, rows: int = 1) -> int:
-        """The next token after batch entry `index` (-1: the last output), whose logits are row `row` of `rows`."""
+    def pick(self, entry: int, logits: NDArray[np.float32]) -> int:
+        """The next token after batch entry `entry` (-1: the last output), whose row of logits is `logits`."""
         if self.chain is None:
-            return int(context.logits(rows)[row].argmax())
-        return int(C.llama_sampler_sample(self.chain, context.pointer, index))
+            return int(logits.argmax())
+        return int(C.llama_sampler_sample(self.chain, self.context.pointer, entry))
 
     def close(self) -> None:
         if self.chain is not None:

@@ -1,0 +1,151 @@
+"""A difference is called one only when the raw observations show it, and in the direction that is better."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import sample_store
+
+from lab import stats
+from lab.errors import LabError
+from lab.ops import compare, history, tracking
+from lab.records import Generation, Score, Trial
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    copy = tmp_path_factory.mktemp("compare")
+    shutil.copytree(sample_store.home() / "mlruns", copy / "mlruns")
+    with sample_store.at(Path(copy)):
+        yield
+
+
+def answers(seed: int, tpot_s: float = 0.01, repeats: int = 8) -> tuple[Generation, ...]:
+    return sample_store.generations(
+        np.random.default_rng(seed), ttft_s=0.3, tpot_s=tpot_s, prompt=64, output=24, repeats=repeats
+    )
+
+
+def scores(values: dict[str, float], name: str = "correct", by: str = "likelihood") -> tuple[Score, ...]:
+    return tuple(Score(name=name, item=item, value=value, by=by) for item, value in values.items())
+
+
+def compared(first: Trial, second: Trial) -> dict[str, compare.Row]:
+    client = tracking.writer()
+    parent = tracking.start_parent(client, "performance", "performance compared")
+    ids = [tracking.write_trial(client, "performance", parent, trial) for trial in (first, second)]
+    return {row.measure: row for row in compare.differences(history.frame(parents=[parent]), *ids)}
+
+
+def trial(generations: tuple[Generation, ...] = (), scored: tuple[Score, ...] = (), **measures: float) -> Trial:
+    return Trial(name="t", settings={"threads": 1}, generations=generations, scores=scored, measures=measures)
+
+
+def test_the_same_observations_do_not_differ() -> None:
+    same = trial(answers(1), scores({str(i): float(i % 2) for i in range(30)}), load_s=1.0)
+    rows = compared(same, same)
+    assert set(rows) == {*compare.PER_GENERATION, "accuracy", "load_s"}
+    assert all(row.difference == 0 and not row.significant for row in rows.values())
+    assert {row.outcome for row in rows.values()} == {"no difference shown", "not tested"}
+
+
+def test_a_clear_difference_is_found_in_the_direction_that_is_better_and_turns_with_the_sides() -> None:
+    fast, slow = trial(answers(1)), trial(answers(2, tpot_s=0.02))
+    there, back = compared(fast, slow), compared(slow, fast)
+    for measure in ("tpot_s", "decode_tokens_per_s"):
+        assert (there[measure].outcome, back[measure].outcome) == ("worse", "better")
+        assert there[measure].difference == pytest.approx(-back[measure].difference)
+        assert there[measure].low <= there[measure].difference <= there[measure].high
+    assert there["tpot_s"].difference == pytest.approx(there["tpot_s"].other - there["tpot_s"].baseline)
+    assert there["tpot_s"].relative == pytest.approx(1.0, abs=0.1)
+    assert there["ttft_s"].outcome == "no difference shown"
+
+
+def test_chance_is_seldom_called_a_difference() -> None:
+    called = [
+        any(row.significant for row in compared(trial(answers(2 * i)), trial(answers(2 * i + 1))).values())
+        for i in range(10)
+    ]
+    assert sum(called) <= 3  # 5% of 10 is half a call; more than 3 has a chance below 0.1%
+
+
+def test_so_few_generations_that_nothing_could_show_are_called_too_few() -> None:
+    enough = compare.fewest_generations(4)
+    few = compared(trial(answers(1, repeats=3)), trial(answers(2, tpot_s=0.05, repeats=3)))
+    assert few["tpot_s"].outcome == "too few"
+    assert not few["tpot_s"].significant
+    many = compared(trial(answers(1, repeats=enough)), trial(answers(2, tpot_s=0.05, repeats=enough)))
+    assert many["tpot_s"].outcome == "worse"
+
+
+def test_right_and_wrong_answers_are_paired_by_item_and_tested_by_mcnemar() -> None:
+    before = {str(i): float(i < 20) for i in range(60)}
+    after = {str(i): float(4 <= i < 40) for i in range(60)}
+    shuffled = list(after.items())
+    random.Random(3).shuffle(shuffled)
+    row = compared(trial(scored=scores(before)), trial(scored=scores(dict(shuffled))))["accuracy"]
+    assert row.p_value == pytest.approx(stats.mcnemar(4, 20))
+    assert (row.baseline, row.other, row.items, row.outcome) == (20 / 60, 36 / 60, 60, "better")
+
+
+def test_only_items_that_both_sides_scored_count() -> None:
+    before = {**{str(i): i / 50 for i in range(30)}, "only here": 99.0, "unscored": math.nan}
+    after = {**{str(i): i / 50 + 0.01 + i / 1e4 for i in range(30)}, "unscored": 5.0}
+    row = compared(trial(scored=scores(before, "bleu")), trial(scored=scores(after, "bleu")))["bleu"]
+    assert row.items == 30
+    assert row.baseline == pytest.approx(np.mean([i / 50 for i in range(30)]))
+    assert row.significant
+    assert row.outcome == "different"
+
+
+def test_scores_of_two_judges_are_two_measures() -> None:
+    both = scores({"1": 1.0}, "helpful", "judge a") + scores({"1": 2.0}, "helpful", "judge b")
+    assert {"helpful by judge a", "helpful by judge b"} <= set(compared(trial(scored=both), trial(scored=both)))
+
+
+def test_all_tests_are_adjusted_together_and_a_rate_is_not_tested_again() -> None:
+    rows = list(compared(trial(answers(1)), trial(answers(5, tpot_s=0.0104))).values())
+    by_name = {row.measure: row for row in rows}
+    assert all(row.p_adjusted >= row.p_value for row in rows if not math.isnan(row.p_value))
+    assert by_name["decode_tokens_per_s"].p_adjusted == by_name["tpot_s"].p_adjusted
+    asked = [row for row in rows if row.measure != "decode_tokens_per_s" and not math.isnan(row.p_value)]
+    assert [row.p_adjusted for row in asked] == pytest.approx(stats.holm([row.p_value for row in asked]))
+
+
+def test_failed_requests_make_a_trial_worse_and_never_an_error() -> None:
+    broken = tuple(replace(g, error="gone", finish_reason="error") for g in answers(3))
+    row = compared(trial(answers(1)), trial(broken))["ttft_s"]
+    assert row.other == math.inf
+    assert row.outcome == "worse"
+
+
+def test_measures_without_raw_observations_are_shown_without_a_test() -> None:
+    row = compared(trial(load_s=1.0, ttft_s=0.5), trial(load_s=1.5, ttft_s=0.5))["load_s"]
+    assert (row.difference, row.relative, row.outcome) == (0.5, 0.5, "not tested")
+    assert math.isnan(row.p_value)
+
+
+def test_the_frame_holds_what_the_rows_say() -> None:
+    rows = list(compared(trial(answers(1)), trial(answers(2, tpot_s=0.02))).values())
+    table = compare.frame(rows)
+    for row, (_, line) in itertools.zip_longest(rows, table.iterrows()):
+        assert (line["measure"], line["significant"], line["relative"]) == (
+            row.measure,
+            row.significant,
+            pytest.approx(row.relative),
+        )
+    assert list(compare.frame([]).columns) == list(table.columns)
+
+
+def test_a_trial_that_is_not_there_is_refused_in_a_sentence() -> None:
+    with pytest.raises(LabError, match="is not among the 0 trials"):
+        compare.differences(pd.DataFrame({"run_id": []}), "x", "y")
