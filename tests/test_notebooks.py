@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -78,8 +79,10 @@ def test_every_committed_figure_has_a_picture_beside_it(committed: Any) -> None:
     assert all("image/png" in data for data in figures)
 
 
-def test_a_committed_notebook_names_no_folder_of_the_machine_it_ran_on(path: Path) -> None:
-    text = path.read_text()
+def test_a_committed_notebook_names_no_folder_of_the_machine_it_ran_on(committed: Any) -> None:
+    for output in (o for cell in code(committed) for o in cell.outputs):
+        output.get("data", {}).pop("image/png", None)  # base64 may spell anything
+    text = json.dumps(committed)
     assert [part for part in (*MACHINE_PATHS, os.path.expanduser("~") + "/") if part in text] == []
 
 

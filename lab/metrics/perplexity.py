@@ -89,10 +89,12 @@ def pieces(start: int, end: int) -> Iterator[tuple[int, int]]:
 def losses(logits: NDArray[np.float32], targets: Sequence[int]) -> NDArray[np.float64]:
     """-log p of each target under its row of `logits`; shape (len(targets),)."""
     out = np.empty(len(targets))
+    room = np.empty((ROWS, logits.shape[1]), np.float32)  # a new array for each step would cost four times as much
     for at in range(0, len(targets), ROWS):
         rows = logits[at : at + ROWS]
         top = rows.max(axis=1)
-        norm = np.log(np.exp(rows - top[:, None]).sum(axis=1, dtype=np.float64))
+        e = np.exp(np.subtract(rows, top[:, None], out=room[: len(rows)]), out=room[: len(rows)])
+        norm = np.log(e.sum(axis=1, dtype=np.float64))
         picked = rows[np.arange(len(rows)), list(targets[at : at + ROWS])]
         out[at : at + ROWS] = norm - (picked - top).astype(np.float64)
     return out
