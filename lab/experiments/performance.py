@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 import pandas as pd
 
 from lab import data, machine
-from lab.engines import Engine, open_engine
+from lab.engines import Engine, Flash, open_engine
 from lab.errors import LabError
 from lab.experiments import Chart, Experiment, option
 from lab.load.closed import closed
@@ -35,7 +35,7 @@ class Performance(Experiment):
     output_tokens: tuple[int, ...] = option((64, 16, 256), "output lengths in tokens")
     threads: tuple[int, ...] = option((0, 1), "threads; 0 is all physical cores")
     depth_tokens: tuple[int, ...] = option((0, 512, 2048, 3584), "tokens already in the KV cache when decoding starts")
-    flash_attention: str = option("auto", "auto, on or off (llama.cpp)")
+    flash_attention: Flash = option("auto", "auto, on or off (llama.cpp)")
     kv_type: str = option("f16", "type of the KV cache (llama.cpp)")
     repeats: int = option(5, "measured requests per point")
     warmup: int = option(1, "requests before them that are thrown away")
@@ -72,7 +72,8 @@ class Performance(Experiment):
 
     def points(self) -> list[dict[str, Any]]:
         """The trials' settings: per factor its values around the base point; a factor of one value has no trials."""
-        values = {"prompt_tokens": self.prompt_tokens, "output_tokens": self.output_tokens, "threads": self.threads,
+        values: dict[str, tuple[Any, ...]] = {
+            "prompt_tokens": self.prompt_tokens, "output_tokens": self.output_tokens, "threads": self.threads,
                   "depth_tokens": self.depth_tokens, "model": self.models}
         base = {name: those[0] for name, those in values.items()}
         many = [f for f in FACTORS if len(values[f]) > 1] or ["prompt_tokens"]

@@ -12,7 +12,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from lab import data, gguf_header, machine, models, stats
-from lab.engines import Engine, open_engine
+from lab.engines import Engine, Flash, open_engine
 from lab.errors import LabError
 from lab.experiments import Chart, Experiment, option
 from lab.load.closed import closed
@@ -46,7 +46,7 @@ class Quantization(Experiment):
     questions: str = option("everyday", "multiple-choice set: a name of the catalogue or a JSONL, CSV or Parquet file")
     items: int = option(160, "questions asked; 0 asks none")
     imatrix_chunks: int = option(8, "chunks of 512 tokens, from the end of the text, that fill the importance matrix of IQ rungs")
-    flash_attention: str = option("auto", "auto, on or off")
+    flash_attention: Flash = option("auto", "auto, on or off")
     kv_type: str = option("f16", "type of the KV cache")
     max_memory_mb: float | None = option(None, "a rung qualifies if its peak memory stays below this, MB")
     max_perplexity_increase: float = option(0.05, "... and if the interval of its perplexity increase stays below this share")

@@ -26,7 +26,8 @@ def open_loop(
     """
     if len(work) != len(times):
         raise LabError(f"The schedule has {len(times)} arrivals for {len(work)} requests.")
-    now, start, jobs = scheduler.core.now, scheduler.core.now(), []
+    now, start = scheduler.core.now, scheduler.core.now()
+    jobs: list[Job] = []
     with tqdm(total=len(work), desc=title, leave=False, disable=None) as bar:
         while len(jobs) < len(work) or not scheduler.idle:
             passed = now() - start
@@ -49,7 +50,8 @@ def closed_loop(
     """Keep `users` requests in flight until all `work` is done. Returns the jobs in the order of `work`."""
     if users < 1:
         raise LabError(f"A closed loop needs at least one user, not {users}.")
-    now, start, jobs, ended = scheduler.core.now, scheduler.core.now(), [], 0
+    now, start, ended = scheduler.core.now, scheduler.core.now(), 0
+    jobs: list[Job] = []
     with tqdm(total=len(work), desc=title, leave=False, disable=None) as bar:
         while ended < len(work) and now() - start <= limit_s:
             while len(jobs) < len(work) and len(jobs) - ended < users:

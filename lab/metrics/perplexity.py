@@ -21,7 +21,7 @@ from lab.records import Estimate
 
 ROWS = 8
 """Rows of logits worked on at once: bounds each temporary (8 x 49k x 4 bytes = 1.6 MB) to what a core's cache holds."""
-PIECE = 64
+PIECE = 128
 """Rows of logits asked for at once. An engine holds them twice, and a chunk's second half would be 2 x 50 MB (49k
 vocabulary) or 2 x 267 MB (262k). On llama.cpp the values are the same, bit for bit, as with all rows at once; below 64
 rows they are not, because its flash attention then takes another path (perplexity moved by 0.02%)."""

@@ -62,7 +62,8 @@ def scores(run_id: str) -> list[Score]:
 def _from_sql(
     connection: sqlite3.Connection, kind: Kind, experiment: str | None, parents: Sequence[str] | None, limit: int | None
 ) -> list[dict[str, Any]]:
-    where, values = ["k.key = 'lab.kind'", "k.value = ?", "r.lifecycle_stage = 'active'"], [kind]
+    values: list[str] = [kind]
+    where = ["k.key = 'lab.kind'", "k.value = ?", "r.lifecycle_stage = 'active'"]
     if experiment is not None:
         where.append("e.name = ?")
         values.append(experiment)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from lab.errors import LabError
 
@@ -31,14 +33,18 @@ def home() -> Path:
 
 def uri() -> str:
     """The tracking URI in force."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlruns' / 'mlflow.db'}"
+    if given := os.environ.get("MLFLOW_TRACKING_URI"):
+        return given
+    path = str(home() / "mlruns" / "mlflow.db")
+    # SQLAlchemy decodes %20 and the like, and takes what follows a `?` for settings.
+    return "sqlite:///" + re.sub("%(?=[0-9A-Fa-f]{2})", "%25", path).replace("?", "%3F")
 
 
 def database() -> Path | None:
     """The SQLite file behind `uri()`, or None when the store is a server."""
     address = uri()
-    prefix = "sqlite:///"  # what follows is taken as it stands, as SQLAlchemy does
-    return Path(address.removeprefix(prefix).split("?")[0]) if address.startswith(prefix) else None
+    prefix = "sqlite:///"
+    return Path(unquote(address.removeprefix(prefix).split("?")[0])) if address.startswith(prefix) else None
 
 
 def artifacts_uri() -> str | None:

@@ -10,8 +10,10 @@ import contextlib
 import dataclasses
 import json
 import os
+import signal
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -53,8 +55,7 @@ def record(
         name = name_of(experiment)
         parent = _start(client, name, f"{name} {time.strftime('%Y-%m-%d %H:%M:%S')}", kind="experiment", tags={
             "mlflow.note.content": question_of(type(experiment)),
-            "lab.pid": str(os.getpid()), "lab.host": socket.gethostname(), "lab.version": lab.__version__,
-            **machine.fingerprint().as_tags(),
+            **_process(), "lab.version": lab.__version__, **machine.fingerprint().as_tags(),
         })
         _log(client, parent, params={f.name: shown(getattr(experiment, f.name)) for f in dataclasses.fields(experiment)})
     on_start(parent)
@@ -68,7 +69,8 @@ def record(
             client.log_dict(parent, dataclasses.asdict(verdict), "verdict.json")
             _end(client, parent, "finished")
     except KeyboardInterrupt:
-        _end(client, parent, "interrupted")
+        with _unbroken():
+            _end(client, parent, "interrupted")
         return Recorded(run_id=parent, state="interrupted", verdict=None)
     except BaseException as error:
         with contextlib.suppress(Exception):  # the first error is the one to show
@@ -79,10 +81,10 @@ def record(
 
 
 def write_trial(client: MlflowClient, experiment: str, parent: str, trial: Trial) -> str:
-    """Write one trial as a nested run and return its id."""
-    with _sentences():
+    """Write one trial as a nested run and return its id. Ctrl-C waits until it is written."""
+    with _sentences(), _unbroken():
         run = _start(client, experiment, trial.name, kind="trial", parent=parent, tags={
-            "lab.flags": "\n".join(trial.flags), **{f"lab.note.{k}": v for k, v in trial.notes.items()}})
+            **_process(), "lab.flags": "\n".join(trial.flags), **{f"lab.note.{k}": v for k, v in trial.notes.items()}})
         _log(client, run, params={k: shown(v) for k, v in trial.settings.items()}, metrics=_flat(trial.measures))
         with tempfile.TemporaryDirectory() as folder:
             if trial.generations:
@@ -164,6 +166,11 @@ def _end(client: MlflowClient, run: str, state: str) -> None:
     client.set_terminated(run, status)
 
 
+def _process() -> dict[str, str]:
+    """Who writes: a run that is `running` and whose process is gone has died."""
+    return {"lab.pid": str(os.getpid()), "lab.host": socket.gethostname()}
+
+
 def _flat(measures: Mapping[str, float | Estimate]) -> dict[str, float]:
     flat: dict[str, float] = {}
     for name, value in measures.items():
@@ -172,6 +179,28 @@ def _flat(measures: Mapping[str, float | Estimate]) -> dict[str, float]:
         else:
             flat[name] = float(value)
     return flat
+
+
+@contextlib.contextmanager
+def _unbroken() -> Iterator[None]:
+    """Hold Ctrl-C back until the block is done, so that no record stays half-written; a second one breaks it off."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    came: list[int] = []
+
+    def hold(number: int, _frame: object) -> None:
+        came.append(number)
+        if len(came) > 1:
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, hold)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if came:
+        raise KeyboardInterrupt
 
 
 @contextlib.contextmanager

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ctypes
 import time
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import llama_cpp as C
 import numpy as np
 from numpy.typing import NDArray
 
+from lab.engines import Flash
 from lab.engines.llama.sampler import Sampler
 from lab.engines.llama.weights import Weights, last_message
 from lab.engines.scheduling.core import KVCacheFull
@@ -19,7 +20,6 @@ from lab.records import Decoding
 
 KV_TYPES = {"f32": 0, "f16": 1, "q8_0": 8, "q5_1": 7, "q5_0": 6, "q4_1": 3, "q4_0": 2}
 KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32, "q5_1": 24 / 32, "q5_0": 22 / 32, "q4_1": 20 / 32, "q4_0": 18 / 32}
-Flash = Literal["auto", "on", "off"]
 _FLASH = {"auto": -1, "off": 0, "on": 1}
 
 
@@ -131,7 +131,7 @@ class Context:
         address = ctypes.cast(pointer, ctypes.c_void_p).value
         if not address:
             raise LabError("No logits were asked for in the last step.")
-        buffer = (ctypes.c_float * (rows * self.weights.vocabulary)).from_address(address)
+        buffer: Any = (ctypes.c_float * (rows * self.weights.vocabulary)).from_address(address)
         return np.frombuffer(buffer, np.float32).reshape(rows, self.weights.vocabulary)
 
     def synchronize(self) -> None:

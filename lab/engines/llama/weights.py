@@ -6,6 +6,7 @@ import ctypes
 import functools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import llama_cpp as C
 
@@ -94,8 +95,8 @@ class Weights:
 
     def chat(self, messages: Sequence[Message]) -> str:
         """The prompt that the model's own chat template (Jinja) makes of `messages`, ready for the answer."""
-        return str(self._template(
-            messages=[{"role": m.role, "content": m.content} for m in messages]).prompt)
+        turns: list[Any] = [{"role": m.role, "content": m.content} for m in messages]
+        return str(self._template(messages=turns).prompt)
 
     @functools.cached_property
     def _template(self) -> C.llama_chat_format.Jinja2ChatFormatter:
