@@ -56,7 +56,7 @@ def test_the_models_are_listed_with_licence_and_source(lab: Any, tmp_path: Path,
     (tmp_path / "models" / "broken.gguf").write_bytes(b"GGUF")
     done = lab("models")
     assert done.exit_code == 0
-    assert all(entry.name in done.stdout for entry in models.CATALOGUE.values()) and "Apache-2.0" in done.stdout
+    assert all(entry.name in done.stdout for entry in models.CATALOGUE.values()) and "Apache" in done.stdout
     assert "broken" in done.stdout, "one broken file hides no other"
 
 

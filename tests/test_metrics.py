@@ -319,6 +319,19 @@ def test_the_importance_is_a_mean_over_chunks(source: models.ModelFile, matrix: 
         assert np.allclose(values, (halves[0][name] + halves[1][name]) / 2, rtol=1e-3), name
 
 
+def test_every_token_counts_in_every_matrix(source: models.ModelFile, text_tokens: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = []
+
+    class Kept(importance._Collector):
+        def __init__(self) -> None:
+            super().__init__()
+            kept.append(self)
+
+    monkeypatch.setattr(importance, "_Collector", Kept)
+    importance.collect(source.path, text_tokens[:300], threads=1, chunk_tokens=150)
+    assert set(kept[0].counts.values()) == {300}
+
+
 def test_a_calibration_text_shorter_than_a_chunk_is_refused(source: models.ModelFile) -> None:
     with pytest.raises(LabError, match=r"at least one chunk of 512\.$"):
         importance.collect(source.path, [1, 2, 3], threads=1)

@@ -120,7 +120,8 @@ class Performance(Experiment):
             engine.close()
 
     def _requests(self, engine: Engine, point: dict[str, Any], text: str) -> list[Request]:
-        length = max(point["prompt_tokens"], point["depth_tokens"]) if point["factor"] == "depth_tokens" else point["prompt_tokens"]
+        deep = point["factor"] == "depth_tokens"
+        length = max(point["prompt_tokens"], point["depth_tokens"]) if deep else point["prompt_tokens"]
         tokens = engine.tokenize(text[: 40 * length + 400])[:length]
         if len(tokens) < length:
             raise LabError(f"The prompt text gives only {len(tokens)} of {length} tokens; ask for a shorter prompt.")
@@ -164,7 +165,8 @@ def _effect(trials: pd.DataFrame, factor: str) -> str:
         first, last = rows.loc[rows[f"metrics.{measure}"].idxmax()], rows.loc[rows[f"metrics.{measure}"].idxmin()]
     return (f"{describe(measure).label}: {_shown(measure, first)} at {first['name']}, {_shown(measure, last)} at "
             f"{last['name']} ({after / before:.2f}x)." if factor != "model" else
-            f"{describe(measure).label}: {_shown(measure, first)} with {first['name']}, {_shown(measure, last)} with {last['name']}.")
+            f"{describe(measure).label}: {_shown(measure, first)} with {first['name']}, {_shown(measure, last)} with "
+            f"{last['name']}.")
 
 
 def _shown(measure: str, row: pd.Series[Any]) -> str:

@@ -35,7 +35,8 @@ class Quantization(Experiment):
 
     model: str = option("smollm2-135m", "catalogue name or GGUF path")
     rungs: tuple[str, ...] = option(
-        ("F32", "F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "IQ4_NL", "Q3_K_M", "Q2_K"), "quantization types; the first is the base")
+        ("F32", "F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "IQ4_NL", "Q3_K_M", "Q2_K"),
+        "quantization types; the first is the base")
     threads: int = option(0, "threads; 0 is all physical cores")
     prompt_tokens: int = option(256, "prompt length of the timed requests, tokens")
     output_tokens: int = option(64, "output length of the timed requests, tokens")

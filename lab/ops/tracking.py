@@ -184,7 +184,8 @@ def _flat(measures: Mapping[str, float | Estimate]) -> dict[str, float]:
 @contextlib.contextmanager
 def _unbroken() -> Iterator[None]:
     """Hold Ctrl-C back until the block is done, so that no record stays half-written; a second one breaks it off."""
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    mine = threading.current_thread() is threading.main_thread()
+    if not mine or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
     came: list[int] = []

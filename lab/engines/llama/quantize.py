@@ -1,4 +1,4 @@
-"""Makes quantised copies of a GGUF file with llama.cpp's own quantiser, each made once and kept by hash."""
+"""Makes quantised or shortened copies of a GGUF file with llama.cpp's own quantiser, each made once and kept by hash."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 import importlib.metadata
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -58,7 +58,33 @@ def check(ftype: str) -> None:
         raise LabError(f"There is no quantization type '{ftype}'; choose from {', '.join(FTYPES)}.")
 
 
-def _make(source: Path, target: Path, ftype: int, importance: Importance | None, threads: int) -> None:
+def pruned(base: models.ModelFile, layers: Sequence[int]) -> models.ModelFile:
+    """`base` without these layers, every other tensor copied byte for byte; made on first use, then found in the cache.
+
+    Raises `LabError` when a layer does not exist or none would be left.
+    """
+    total, without = layers_of(base), sorted(set(layers))
+    if not without or without[0] < 0 or without[-1] >= total or len(without) >= total:
+        raise LabError(f"{base.name} has the layers 0 to {total - 1}; leave out at least one of them and not all, not "
+                       f"{', '.join(map(str, without)) or 'none'}.")
+    mark = hashlib.sha256(",".join(map(str, without)).encode()).hexdigest()[:8]
+    version = importlib.metadata.version("llama-cpp-python")
+    kept = total - len(without)
+    target = models.cache_dir() / "pruned" / base.sha256[:16] / f"{kept}-of-{total}-{mark}-{version}.gguf"
+    if not target.is_file():
+        _make(base.path, target, 0, None, 0, without=without)
+    return models.ModelFile(name=f"{base.name}:{kept}-of-{total}-layers", path=target, bytes=target.stat().st_size,
+                            sha256=models.sha256(target), licence=base.licence)
+
+
+def layers_of(file: models.ModelFile) -> int:
+    """How many layers (blocks) a model has."""
+    return int(gguf_header.read(file.path).get("block_count", 0))
+
+
+def _make(
+    source: Path, target: Path, ftype: int, importance: Importance | None, threads: int, *, without: Sequence[int] = ()
+) -> None:
     start_backend()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -67,13 +93,16 @@ def _make(source: Path, target: Path, ftype: int, importance: Importance | None,
                        "written.") from error
     header = gguf_header.read(source)
     # Upper bound: F32 for every weight. A full disk must be said before an hour of work, not after.
-    needed = header.weights * (4 if ftype == 0 else 2)
+    needed = header.file_bytes if without else header.weights * (4 if ftype == 0 else 2)
     free = shutil.disk_usage(target.parent).free
     if free < needed:
         raise LabError(f"The disk of {target.parent} has {free / 1e6:,.0f} MB left and this copy may need "
                        f"{needed / 1e6:,.0f} MB; free some space or set LAB_CACHE_DIR to another disk.")
     params = C.llama_model_quantize_default_params()
     params.ftype, params.allow_requantize, params.nthread = ftype, True, threads
+    left_out = (ctypes.c_int32 * (len(without) + 1))(*without, -1)
+    if without:
+        params.only_copy, params.prune_layers = True, left_out
     held = _c_matrix(importance) if importance else None
     if held:
         params.imatrix = held[0]

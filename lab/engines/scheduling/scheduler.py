@@ -29,7 +29,11 @@ class PrefixCache(Protocol):
     """Keeps the KV cells of finished work for requests that begin alike."""
 
     cells: int
-    """Cells that its entries hold in the core's cache."""
+    """Cells that its entries hold in the core's cache, and those that running jobs share."""
+
+    def covers(self, job: Job) -> int:
+        """Cells that `reuse` would share with `job`, so that it needs no new ones for them."""
+        ...
 
     def reuse(self, job: Job) -> None:
         """Put the longest cached prefix of `job.tokens` into its slot; sets `done`, `shared` and `cached_tokens`."""
@@ -50,7 +54,7 @@ class PrefixCache(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """What one step did: seconds of the engine and of everything else, tokens, and how full it was."""
+    """What one step did: seconds of the engine, of drafting and of everything else, tokens, and how full it was."""
 
     at_s: float
     engine_s: float
@@ -61,6 +65,7 @@ class Step:
     running: int
     waiting: int
     cells: int
+    draft_s: float = 0.0
 
 
 class Scheduler:
@@ -99,6 +104,7 @@ class Scheduler:
         self.steps: list[Step] = []
         self._free = list(range(first_slot, first_slot + slots))[::-1]
         self._on_token = on_token
+        self._draft_s = 0.0
 
     def submit(self, request: Request, tokens: Sequence[int], *, scheduled_s: float | None = None) -> Job:
         """Queue a request whose prompt is `tokens`. Raises `LabError` if it can never fit the cache."""
@@ -131,7 +137,7 @@ class Scheduler:
 
     def step(self) -> list[Job]:
         """Admit, evaluate one batch, choose tokens; returns the jobs that ended."""
-        started = self.core.now()
+        started, self._draft_s = self.core.now(), 0.0
         self._admit()
         plan = self._plan()
         if not plan:
@@ -146,10 +152,10 @@ class Scheduler:
         at = self.core.now()
         ended = self._harvest(plan, at)
         self.steps.append(Step(
-            at_s=started, engine_s=at - before, overhead_s=self.core.now() - at + before - started,
+            at_s=started, engine_s=at - before, overhead_s=self.core.now() - at + before - started - self._draft_s,
             decoding=sum(p.chooses for p in plan), prefill_tokens=sum(p.count - 1 for p in plan if not p.drafts.tokens),
             drafted_tokens=sum(len(p.drafts.tokens) for p in plan), running=len(self.running) + len(ended),
-            waiting=len(self.waiting), cells=self.cells))
+            waiting=len(self.waiting), cells=self.cells, draft_s=self._draft_s))
         return ended
 
     def _admit(self) -> None:
@@ -158,7 +164,8 @@ class Scheduler:
         while self.waiting and len(self.running) < self.max_running:
             job = self.waiting[0]
             # A job needs room for all it would feed; alone it always has it (`submit` saw to that).
-            if not self._room(len(job.tokens) + 1) and self.running:
+            covered = self.cache.covers(job) if self.cache else 0
+            if not self._room(len(job.tokens) + 1 - covered) and self.running:
                 return
             self.waiting.popleft()
             job.slot = self._free.pop()
@@ -208,9 +215,11 @@ class Scheduler:
     def _drafts(self, jobs: list[Job], room: int) -> list[Drafts]:
         if self.drafter is None or not jobs or room < 1:
             return [_NONE] * len(jobs)
-        each = room // len(jobs)
+        each, started = room // len(jobs), self.core.now()
         # A draft beyond the last wanted token would be thrown away.
-        return self.drafter.propose(jobs, [max(0, min(each, j.left - 1)) for j in jobs])
+        proposed = self.drafter.propose(jobs, [max(0, min(each, j.left - 1)) for j in jobs])
+        self._draft_s += self.core.now() - started
+        return proposed
 
     def _fill(self, plan: list[_Part]) -> int:
         core, at = self.core, 0

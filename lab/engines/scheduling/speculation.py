@@ -16,14 +16,27 @@ from lab.records import Decoding
 
 @dataclass(frozen=True, kw_only=True)
 class Drafts:
-    """Tokens guessed to come next. `p[i]` is the distribution token `i` was drawn from, None where it was a sure guess."""
+    """Tokens guessed to come next. `p[i]` is the distribution token `i` was drawn from, None where it was a sure guess.
+
+    `evidence` is how many tokens of context the guess rests on (the length of a lookup's match), 0 where that says nothing.
+    """
 
     tokens: Sequence[int] = ()
     p: Sequence[NDArray[np.float64]] | None = None
+    evidence: int = 0
+
+    def first(self, count: int) -> Drafts:
+        """The first `count` of them."""
+        return self if count >= len(self.tokens) else Drafts(
+            tokens=self.tokens[:count], p=None if self.p is None else self.p[:count], evidence=self.evidence)
 
 
 class Drafter(Protocol):
-    """Guesses continuations; one object serves all jobs of a scheduler."""
+    """Guesses continuations; one object serves all jobs of a scheduler.
+
+    How many tokens it offers may depend on what it knows before a token is drawn, never on the drawn token itself:
+    dropping a guess after seeing it would change what comes out.
+    """
 
     def propose(self, jobs: Sequence[Job], limits: Sequence[int]) -> list[Drafts]:
         """Drafts for each job, at most `limits[i]` tokens; none is a fine answer."""
@@ -56,16 +69,12 @@ def verify(
     chosen: list[int] = []
     for i, token in enumerate(drafts.tokens):
         p = distribution(logits[i], decoding)
-        q = drafts.p[i] if drafts.p is not None else _sure(token, len(p))
-        if random.random() * q[token] < p[token]:
+        q = drafts.p[i] if drafts.p is not None else None
+        if random.random() * (1.0 if q is None else q[token]) < p[token]:
             chosen.append(token)
             continue
-        rest = np.maximum(p - q, 0.0)
-        return [*chosen, draw(rest, random)]
+        if q is None:
+            p[token] = 0.0  # max(0, p - q) of a sure guess
+            return [*chosen, draw(p, random)]
+        return [*chosen, draw(np.maximum(p - q, 0.0), random)]
     return [*chosen, draw(distribution(logits[len(drafts.tokens)], decoding), random)]
-
-
-def _sure(token: int, vocabulary: int) -> NDArray[np.float64]:
-    q = np.zeros(vocabulary)
-    q[token] = 1.0
-    return q

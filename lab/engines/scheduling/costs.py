@@ -1,0 +1,121 @@
+"""What speculation must earn: the measured seconds of a step by its tokens, and the speed-up they leave room for.
+
+With acceptance rate a (each draft accepted independently) a step that verifies k drafts yields (1 - a^(k+1)) / (1 - a)
+tokens on average (Leviathan, Kalman, Matias 2023, theorem 1 and equation 1). There, verifying k drafts is taken to cost
+as much as one token; on a CPU it does not, so the cost of a step of n tokens is measured here, on the context itself.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from lab.engines.scheduling.core import Core
+
+
+def expected_tokens(rate: float, drafts: float) -> float:
+    """Tokens a step yields on average that verifies `drafts` tokens, each accepted with probability `rate`."""
+    return drafts + 1 if rate >= 1 else (1 - rate ** (drafts + 1)) / (1 - rate)
+
+
+def acceptance(outcomes: list[tuple[int, int]]) -> float:
+    """The acceptance rate of (drafted, accepted) pairs: accepted over examined; after a rejection nothing is examined."""
+    examined = sum(min(accepted + 1, drafted) for drafted, accepted in outcomes)
+    return sum(accepted for _, accepted in outcomes) / examined if examined else math.nan
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepCosts:
+    """Seconds of the target's step by the tokens in its batch, and of the draft model's (0: lookups cost nothing).
+
+    `draft_step_s` is one token for every sequence, `draft_token_s` one token more in a batch (catching up).
+    """
+
+    tokens: tuple[int, ...]
+    seconds: tuple[float, ...]
+    draft_step_s: float = 0.0
+    draft_token_s: float = 0.0
+
+    def step_s(self, tokens: float) -> float:
+        """Seconds of a step of `tokens` tokens: linear between those measured, and beyond the last as over all of them."""
+        last = self.tokens[-1]
+        if tokens > last and len(self.tokens) > 1:
+            return self.seconds[-1] + (tokens - last) * (self.seconds[-1] - self.seconds[0]) / (last - self.tokens[0])
+        return float(np.interp(tokens, self.tokens, self.seconds))
+
+    def speedup(self, rate: float, drafts: float, batch: int = 1) -> float:
+        """Tokens/s against plain decoding when each of `batch` sequences verifies `drafts` tokens a step."""
+        cost = self.step_s(batch * (1 + drafts)) + drafts * self.draft_step_s
+        return expected_tokens(rate, drafts) * self.step_s(batch) / cost
+
+    def break_even(self, drafts: float, batch: int = 1) -> float:
+        """The acceptance rate at which verifying `drafts` tokens a step is as fast as plain; NaN where none suffices."""
+        if self.speedup(1.0, drafts, batch) < 1:
+            return math.nan
+        low, high = 0.0, 1.0
+        for _ in range(40):
+            middle = (low + high) / 2
+            low, high = (low, middle) if self.speedup(middle, drafts, batch) >= 1 else (middle, high)
+        return high
+
+    def with_draft(self, draft: StepCosts, batch: int) -> StepCosts:
+        """These costs with those of a draft model's context beside."""
+        more = (draft.seconds[-1] - draft.seconds[0]) / (draft.tokens[-1] - draft.tokens[0])
+        return replace(self, draft_step_s=draft.step_s(batch), draft_token_s=max(0.0, more))
+
+
+def measure(core: Core, *, batch: int, most_drafts: int, depth: int = 128, repeats: int = 3) -> StepCosts:
+    """Time steps of `batch` sequences with 0 to `most_drafts` drafts each, all at `depth`; medians after one warm-up round.
+
+    The sizes take turns within a round, so that a machine that drifts favours none. Clears the cache before and after.
+    """
+    core.clear()
+    depth = max(1, min(depth, core.context_tokens // batch - most_drafts - 1))
+    for sequence in range(batch):
+        for start in range(0, depth, core.batch_tokens):
+            _entries(core, 0, sequence, start, min(core.batch_tokens, depth - start))
+            core.decode(min(core.batch_tokens, depth - start))
+    sizes = [n for n in _sizes(batch, most_drafts) if n <= core.batch_tokens]
+    seen: dict[int, list[float]] = {n: [] for n in sizes}
+    for i in range(repeats + 1):
+        for n in sizes if i % 2 else reversed(sizes):
+            seconds = _time(core, n, batch, depth)
+            if i:
+                seen[n].append(seconds)
+    core.clear()
+    return StepCosts(tokens=tuple(sizes), seconds=tuple(statistics.median(seen[n]) for n in sizes))
+
+
+def _sizes(batch: int, most_drafts: int) -> list[int]:
+    """Every size up to 8 drafts in all, then fewer and fewer, and full drafts for everybody."""
+    steps, more = [*range(9)], 8
+    while more < batch * most_drafts:
+        more += max(1, more // 4)
+        steps.append(more)
+    return [batch + n for n in steps if n < batch * most_drafts] + [batch * (1 + most_drafts)]
+
+
+def _time(core: Core, tokens: int, batch: int, depth: int) -> float:
+    at = 0
+    for sequence in range(batch):
+        count = tokens // batch + (sequence < tokens % batch)
+        _entries(core, at, sequence, depth, count)
+        at += count
+    core.output[:tokens] = 1
+    start = core.now()
+    core.decode(tokens)
+    core.logits(tokens)
+    seconds = core.now() - start
+    for sequence in range(batch):
+        core.forget(sequence, depth)
+    return seconds
+
+
+def _entries(core: Core, at: int, sequence: int, position: int, count: int) -> None:
+    end = at + count
+    core.token[at:end] = 10 + np.arange(position, position + count) % 80
+    core.position[at:end] = np.arange(position, position + count)
+    core.sequence[at:end, 0], core.sequence_count[at:end], core.output[at:end] = sequence, 1, 0
