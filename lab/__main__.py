@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import inspect
 import json
+import math
 import os
 import subprocess
 import sys
@@ -225,13 +226,21 @@ def _write(file: Path | None, value: dict[str, Any]) -> None:
     if file is None:
         return
     try:
-        file.write_text(json.dumps(value, indent=1, default=_plain, allow_nan=True) + "\n")
+        file.write_text(json.dumps(_strict(value), indent=1, allow_nan=False) + "\n")
     except OSError as error:
         raise LabError(f"The summary cannot be written to {file} ({error.strerror}); the run itself is kept.") from error
 
 
-def _plain(value: Any) -> Any:
-    return value.item() if hasattr(value, "item") else str(value)
+def _strict(value: Any) -> Any:
+    """`value` as strict JSON has it: not measured (NaN) is null, an infinity the word `inf` or `-inf`."""
+    if isinstance(value, dict):
+        return {str(k): _strict(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(v) for v in value]
+    value = value.item() if hasattr(value, "item") else value
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 
 def _become(command: list[str], *, env: dict[str, str]) -> None:

@@ -8,6 +8,7 @@ import tempfile
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,12 +19,13 @@ from lab.engines.llama.context import Context
 from lab.engines.llama.weights import Weights
 from lab.engines.scheduling.job import Job
 from lab.engines.scheduling.prefix import Held, TieredPrefixCache, distinct
-from lab.engines.scheduling.radix import TOKEN_BYTES, RadixTree, packed
+from lab.engines.scheduling.radix import RadixTree, packed
 from lab.engines.scheduling.scheduler import Scheduler
 from lab.engines.scheduling.scripted_core import ScriptedCore
 from lab.engines.scheduling.state_files import DiskStates, identity
 from lab.engines.scheduling.states import MemoryStates
 from lab.errors import LabError
+from lab.experiments.prompt_cache import PromptCache
 from lab.models import find
 from lab.records import Decoding, Request
 
@@ -154,7 +156,7 @@ work = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 48), st.integers(1, 
 @settings(max_examples=250, deadline=None)
 @given(
     work=work, cells=st.integers(110, 260), sequences=st.integers(2, 6), slots=st.integers(0, 4), most=st.integers(0, 120),
-    memory=st.sampled_from([None, 0, 1500, 4000, 10**6]), disk=st.sampled_from([None, 0, 900, 2500, 10**6]),
+    memory=st.sampled_from([None, 0, 2000, 4000, 10**6]), disk=st.sampled_from([None, 0, 900, 2500, 10**6]),
     least=st.sampled_from([1, 8, 32]), output=st.booleans(), budget=st.integers(10, 64),
     between=st.lists(st.integers(0, 9), max_size=14), cancelled=st.sets(st.integers(0, 13), max_size=3),
 )
@@ -217,7 +219,7 @@ def test_every_tier_reuses_the_common_part_of_a_longer_prompt_and_leaves_a_token
 
 def test_an_evicted_entry_goes_down_a_tier_and_comes_back_up_when_it_is_hit(tmp_path: Path) -> None:
     core = ScriptedCore()
-    memory, disk = MemoryStates(1500), DiskStates(tmp_path, identity=OURS, capacity_bytes=10**6)
+    memory, disk = MemoryStates(2000), DiskStates(tmp_path, identity=OURS, capacity_bytes=10**6)
     cache = TieredPrefixCache(core, slots=1, memory=memory, disk=disk)
     for kind in (0, 1, 2):
         ask(cache, core, kind, 48, 2, 1, kind, slots=1)
@@ -284,7 +286,8 @@ def test_a_conversation_reuses_its_earlier_answers_where_these_are_kept() -> Non
 @pytest.mark.parametrize("state_bytes", [0, 100, 20_000])
 def test_memory_is_counted_as_python_really_holds_it(state_bytes: int) -> None:
     random = np.random.default_rng(0)
-    tokens = [[*random.integers(0, 50_000, 5), *random.integers(0, 50_000, 200)] for _ in range(300)]
+    common = random.integers(0, 50_000, 5).tolist()
+    tokens = [[*common, *random.integers(0, 50_000, 200).tolist()] for _ in range(300)]
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
     memory = MemoryStates(10**9)
@@ -293,7 +296,7 @@ def test_memory_is_counted_as_python_really_holds_it(state_bytes: int) -> None:
     held = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
     assert held <= memory.held_bytes
-    assert memory.held_bytes - held <= 600 * len(tokens)
+    assert memory.held_bytes - held <= 700 * len(tokens)
 
 
 # Files
@@ -307,9 +310,10 @@ def filled(folder: Path, *, capacity: int = 10**6) -> DiskStates:
 
 
 def test_states_on_disk_survive_a_restart_in_their_order_of_use(tmp_path: Path) -> None:
-    filled(tmp_path).get(packed([0] * 20))
-    for i, file in enumerate(sorted(tmp_path.iterdir(), key=lambda f: f.stat().st_mtime_ns)):
-        os.utime(file, ns=(i * 10**9, i * 10**9))  # a clock too coarse to tell them apart would test nothing
+    disk = filled(tmp_path)
+    for i in range(4):  # the clock of files can be too coarse to tell writes apart
+        os.utime(disk._path(packed([i] * 20)), ns=(i * 10**9, i * 10**9))
+    disk.get(packed([0] * 20))
     again = DiskStates(tmp_path, identity=OURS, capacity_bytes=10**6)
     assert len(again.shelf) == 4
     assert again.get(packed([2] * 20)) == bytes([2]) * 500
@@ -459,3 +463,50 @@ def test_on_the_real_engine_no_tier_changes_a_token(weights: Weights, tmp_path: 
     with pytest.raises(LabError, match="does not fit this context"):
         core.restore(0, state[: len(state) // 2])
     core.close()
+
+
+# The experiment
+
+
+@pytest.mark.parametrize("fields", [
+    {"tiers": ("tape",)}, {"tiers": ()}, {"workloads": ("poems",)}, {"prefix_tokens": ()}, {"prefix_tokens": (0,)},
+    {"capacities_mb": (-1.0,)}, {"reuse_rates": (1.2,)}, {"requests": 0}, {"groups": 0}])
+def test_a_config_that_cannot_run_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(LabError):
+        PromptCache(**fields)
+
+
+def test_one_factor_is_varied_at_a_time_and_the_grid_has_every_combination() -> None:
+    lists = {"prefix_tokens": (8, 4), "reuse_rates": (0.5, 1.0), "capacities_mb": (2.0, 1.0)}
+    base = (8, 0.5, 2.0)
+    for point in PromptCache(**lists).points():
+        found = (point.prefix_tokens, point.reuse_rate, point.capacity_mb)
+        assert sum(a != b for a, b in zip(found, base, strict=True)) <= 1
+    every = {(p.workload, p.tier, p.prefix_tokens, p.reuse_rate, p.capacity_mb) for p in PromptCache(**lists, grid=True).points()}
+    assert len(every) == 2 * 4 * 2 * 2 * 2
+    assert [p.tier for p in PromptCache(prefix_tokens=(8,), reuse_rates=(1.0,), capacities_mb=(1.0,), tiers=("disk",),
+                                        workloads=("system",)).points()] == ["none", "disk"]
+
+
+def test_the_experiment_compares_every_tier_with_the_same_requests_cold(module_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lab import running
+
+    monkeypatch.setenv("LAB_HOME", str(module_store))
+    config = PromptCache(workloads=("few_shot",), groups=1, prefix_tokens=(40,), reuse_rates=(1.0,), capacities_mb=(8.0, 0.1),
+                         requests=3, output_tokens=2, threads=1)
+    done = running.run(config)
+    trials = done.trials
+    assert len(trials) == config.size() == 8
+    cached = trials[(trials["params.tier"] != "none") & (trials["params.capacity_mb"] == 8)]
+    assert (cached["metrics.warm_requests"] == 2).all()
+    assert (cached["metrics.warm_to_cold_share"] < 1).all()
+    assert (trials[trials["params.tier"] == "none"]["metrics.warm_requests"].isna()).all()
+    small = trials[(trials["params.tier"] == "memory") & (trials["params.capacity_mb"] < 1)].iloc[0]
+    assert small["metrics.warm_requests"] == 0
+    assert small["metrics.cache_memory_bytes"] == 0
+    assert "did not fit memory" in small["tags.lab.note.caveat"]
+    assert done.verdict is not None
+    assert done.verdict.chosen in set(cached["name"])
+    assert str(done.verdict.chosen) in done.verdict.decision
+    for chart in config.charts:
+        assert {chart.x, chart.y, chart.series} <= set(trials)

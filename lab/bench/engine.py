@@ -128,6 +128,9 @@ def _our_speeds(engine: LlamaCpp, prompt: int, output: int) -> dict[str, float]:
     context, draw = engine.context, random.Random(0)
     tokens = [draw.randrange(engine.weights.vocabulary) for _ in range(max(prompt, output))]
     context.clear()
+    context.prefill(tokens[:prompt])  # llama-bench, too, runs its prompt once before its clock starts
+    context.synchronize()
+    context.clear()
     start = time.perf_counter()
     context.prefill(tokens[:prompt])
     context.synchronize()
@@ -208,7 +211,7 @@ def parse_perplexity(log: str) -> tuple[float, float]:
     Stamps are minutes.seconds.milliseconds.microseconds since the tool started; loading and tokenizing come before.
     """
     start = re.search(_STAMP + r" I .*calculating perplexity over", log)
-    end = re.search(_STAMP + r" I .*Final estimate: PPL = ([\d.]+)", log)
+    end = re.search(_STAMP + r" I (?:\S+: )?Final estimate: PPL = ([\d.]+)", log)
     if start is None or end is None:
         raise LabError("llama-perplexity printed no stamped result; run it by hand on the same model to see why.")
     return float(end[5]), _seconds(end) - _seconds(start)

@@ -32,7 +32,7 @@ class Adaptive:
     one token. Not bounded: a draft model's reading of the prompt, once per job for which it looked worth it.
     """
 
-    def __init__(self, inner: Drafter, costs: StepCosts, *, longest: int = 16) -> None:
+    def __init__(self, inner: Drafter, costs: StepCosts, *, longest: int = 31) -> None:
         self.inner, self.costs, self.longest = inner, costs, longest
         self.account_s = -1.0
         self._steps_s: list[float] = []

@@ -8,7 +8,6 @@ as much as one token; on a CPU it does not, so the cost of a step of n tokens is
 from __future__ import annotations
 
 import math
-import statistics
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -67,35 +66,33 @@ class StepCosts:
         return replace(self, draft_step_s=draft.step_s(batch), draft_token_s=max(0.0, more))
 
 
-def measure(core: Core, *, batch: int, most_drafts: int, depth: int = 128, repeats: int = 3) -> StepCosts:
-    """Time steps of `batch` sequences with 0 to `most_drafts` drafts each, all at `depth`; medians after one warm-up round.
+def measure(core: Core, *, batch: int, most_tokens: int, depth: int = 128, repeats: int = 4) -> StepCosts:
+    """Time steps of `batch` sequences and up to `most_tokens` tokens, all at `depth`; the least disturbed of `repeats`.
 
     The sizes take turns within a round, so that a machine that drifts favours none. Clears the cache before and after.
     """
     core.clear()
-    depth = max(1, min(depth, core.context_tokens // batch - most_drafts - 1))
+    most_tokens = min(max(most_tokens, batch + 1), core.batch_tokens)
+    depth = max(1, min(depth, (core.context_tokens - most_tokens) // batch))
     for sequence in range(batch):
         for start in range(0, depth, core.batch_tokens):
-            _entries(core, 0, sequence, start, min(core.batch_tokens, depth - start))
-            core.decode(min(core.batch_tokens, depth - start))
-    sizes = [n for n in _sizes(batch, most_drafts) if n <= core.batch_tokens]
+            count = min(core.batch_tokens, depth - start)
+            _entries(core, 0, sequence, start, count)
+            core.decode(count)
+    sizes = _sizes(batch, most_tokens)
     seen: dict[int, list[float]] = {n: [] for n in sizes}
-    for i in range(repeats + 1):
+    for i in range(repeats):
         for n in sizes if i % 2 else reversed(sizes):
-            seconds = _time(core, n, batch, depth)
-            if i:
-                seen[n].append(seconds)
+            seen[n].append(_time(core, n, batch, depth))
     core.clear()
-    return StepCosts(tokens=tuple(sizes), seconds=tuple(statistics.median(seen[n]) for n in sizes))
+    return StepCosts(tokens=tuple(sizes), seconds=tuple(min(seen[n]) for n in sizes))
 
 
-def _sizes(batch: int, most_drafts: int) -> list[int]:
-    """Every size up to 8 drafts in all, then fewer and fewer, and full drafts for everybody."""
-    steps, more = [*range(9)], 8
-    while more < batch * most_drafts:
-        more += max(1, more // 4)
-        steps.append(more)
-    return [batch + n for n in steps if n < batch * most_drafts] + [batch * (1 + most_drafts)]
+def _sizes(batch: int, most_tokens: int) -> list[int]:
+    """Every size up to 8 drafts in all; then whole blocks of 8, for which kernels are built, and one token more."""
+    blocks = {n + more for n in range(8, most_tokens + 1, 8) for more in (0, 1)}
+    sizes = set(range(batch, batch + 9)) | {n for n in blocks if n > batch + 8} | {most_tokens}
+    return sorted(n for n in sizes if n <= most_tokens)
 
 
 def _time(core: Core, tokens: int, batch: int, depth: int) -> float:

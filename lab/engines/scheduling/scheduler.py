@@ -111,8 +111,10 @@ class Scheduler:
         decoding = request.decoding
         refuse_misfit(len(tokens), decoding.max_tokens, self.core.sequence_tokens)
         now = self.core.now()
+        # A stream of its own: the picker draws from the seed itself, and the first draft must not repeat its draw.
+        random = np.random.default_rng((decoding.seed & 0xFFFFFFFF, 1))
         job = Job(request=request, tokens=list(tokens), prompt_tokens=len(tokens), picker=self.core.sampler(decoding),
-                  text=TextStream(decoding.stop), random=np.random.default_rng(decoding.seed),
+                  text=TextStream(decoding.stop), random=random,
                   scheduled_s=now if scheduled_s is None else scheduled_s, sent_s=now)
         self.waiting.append(job)
         return job
