@@ -8,6 +8,7 @@ import inspect
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -244,11 +245,18 @@ def _strict(value: Any) -> Any:
 
 
 def _become(command: list[str], *, env: dict[str, str]) -> None:
-    """Run a server in the foreground and end as it ends; Ctrl-C stops it."""
-    try:
-        raise typer.Exit(subprocess.run(command, env={**os.environ, **env}).returncode)
-    except KeyboardInterrupt:
-        raise typer.Exit(0) from None
+    """Run a server in the foreground and end as it ends. Ctrl-C and SIGTERM end it with all processes it started."""
+    server = subprocess.Popen(command, env={**os.environ, **env}, start_new_session=True)
+    asked: list[int] = []
+
+    def stop(number: int, _frame: object) -> None:
+        asked.append(number)
+        os.killpg(server.pid, signal.SIGTERM)
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+    code = server.wait()
+    raise typer.Exit(0 if asked else code)
 
 
 def _home() -> Path:
