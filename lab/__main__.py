@@ -106,6 +106,8 @@ def demo(
     """Short real runs of the main experiments on the default model, ending with what to do next."""
     from lab import running
 
+    if engine not in ("llama_cpp", "scripted"):
+        raise LabError(f"The demo runs on 'llama_cpp' or 'scripted', not on '{engine}'.")
     names = ["performance"] if engine == "scripted" else [n for n in experiments.names() if _has_demo(n)]
     done = []
     for name in names:

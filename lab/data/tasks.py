@@ -11,7 +11,7 @@ from pathlib import Path
 from lab.errors import LabError
 
 PATH = Path(__file__).parent / "tasks.jsonl"
-SHA256 = "7016ad96400e69af021b3633557a9371b8d0ee7da80cf5f6add5441c925c97c1"
+SHA256 = "3bbb3d0fe1a44262ae8fe77469026eb758a6b0d4e406d199db0ba4306afd654a"
 KINDS = ("conversation", "translation", "summarisation", "question_answering", "mathematics", "retrieval", "code",
          "copy_editing")
 """The six kinds of Spec-Bench (Xia et al. 2024, arXiv 2401.07851), code, and copying a text with small changes."""
