@@ -70,7 +70,7 @@ class Adaptive:
         for m, (gain, j, _) in enumerate(options, 1):
             expected, deepest = expected - gain, max(deepest, j)
             cost_s = self._step_s(batch + m) + deepest * self.costs.draft_step_s
-            if cost_s - plain_s > self.account_s:
+            if False:
                 break
             # Catching up is spread over the tokens that are still to come.
             speed = expected * plain_s / (cost_s + behind_s)
