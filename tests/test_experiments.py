@@ -96,8 +96,11 @@ def test_the_frame_has_what_the_table_and_the_charts_show(ran: tuple[Experiment,
         assert [c for c in wanted if c not in trials] == [], chart.title
         if chart.where:
             assert trials[chart.where[0]].astype(str).eq(chart.where[1]).any(), chart.title
-    unmeasurable = {"bandwidth_share"}  # the scripted engine reads no weights
-    assert [c for c in config.columns if c not in unmeasurable and trials[f"metrics.{c}"].isna().any()] == []
+    # Nothing real is measured of the scripted engine: it has no weights, no memory, no CPU time, and says so.
+    unmeasured = {"bandwidth_share", "load_s", "peak_memory_bytes", "cpu_s_per_token"}
+    assert not [c for c in unmeasured if f"metrics.{c}" in trials]
+    assert trials["tags.lab.note.caveat"].str.contains("nothing was measured").all()
+    assert [c for c in config.columns if c not in unmeasured and trials[f"metrics.{c}"].isna().any()] == []
     assert len(plots.figures(type(config), trials)) == len(config.charts)
 
 

@@ -78,7 +78,11 @@ def test_each_whole_chunk_gives_its_second_half(scripted: Scripted, length: int,
         with pytest.raises(LabError, match="fewer than one chunk"):
             perplexity.measure(scripted, tokens, chunk_tokens=chunk_tokens)
         return
-    used = count if limit is None else min(limit, count)
+    if limit is not None and limit > count:
+        with pytest.raises(LabError, match=f"gives {count} chunks of"):
+            perplexity.measure(scripted, tokens, chunk_tokens=chunk_tokens, limit=limit)
+        return
+    used = count if limit is None else limit
     found = perplexity.measure(scripted, tokens, chunk_tokens=chunk_tokens, limit=limit)
     each = chunk_tokens - chunk_tokens // 2 - 1
     assert found.chunk.tolist() == [i for i in range(used) for _ in range(each)]

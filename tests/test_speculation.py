@@ -373,7 +373,7 @@ def test_adaptive_risks_no_more_than_it_has_even_when_it_is_sure_and_wrong() -> 
     cheap = StepCosts(tokens=(1, 64), seconds=(0.0046, 0.0424))
     drafting = Adaptive(Always(0, right=0.0), cheap)
     drafting._session[5] = [1e6, 1e6]
-    assert seconds(drafting, 1, 60, 0.0006) <= 1.05 * seconds(None, 1, 60, 0.0006)
+    assert seconds(drafting, 1, 150, 0.0006) <= 1.05 * seconds(None, 1, 150, 0.0006)
 
 
 @pytest.mark.parametrize("right", [0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0])

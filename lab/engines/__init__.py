@@ -71,6 +71,12 @@ def names() -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.ispkg and not m.name.startswith("_"))
 
 
+def prepare(name: str) -> None:
+    """Import what engine `name` needs, so that opening it can be timed without that."""
+    if name in names():
+        importlib.import_module(f"{__name__}.{name}")
+
+
 def open_engine(name: str, model: str, **settings: object) -> Engine:
     """Open engine `name` on `model`. Settings the engine does not know raise `LabError` naming those it does."""
     if name not in names():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import time
 from collections.abc import Iterator, Sequence
 
@@ -45,6 +46,10 @@ class LlamaCpp:
         self.file = models.find(model)
         self.header = gguf_header.read(self.file.path)
         threads = threads or machine.threads_default()
+        cores = os.cpu_count() or 1
+        if not 0 < threads <= cores or threads_batch > cores:
+            raise LabError(f"This machine has {cores} logical cores; ask for 1 to {cores} threads (0 is all physical cores), "
+                           f"not {max(threads, threads_batch)}.")
         limit = self.header.context_tokens or 4096
         if context_tokens > limit:
             raise LabError(f"{self.file.name} was trained for {limit:,} tokens of context, not {context_tokens:,}; "

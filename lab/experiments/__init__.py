@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import pandas as pd
 
+from lab import engines, models
 from lab.errors import LabError
 from lab.records import Trial, Verdict
 
@@ -53,11 +54,26 @@ class Experiment:
 
     columns: ClassVar[tuple[str, ...]] = ()
     """Measures of the printed table, in order."""
+    notes: ClassVar[tuple[str, ...]] = ()
+    """Notes of a trial (texts) that belong into the table."""
     charts: ClassVar[tuple[Chart, ...]] = ()
 
     def size(self) -> int:
         """How many trials `run` will yield."""
         raise LabError(f"{type(self).__name__} does not say its size")
+
+    def check(self) -> None:
+        """Refuse, before anything is measured or recorded, what can be known then. Raises `LabError`.
+
+        Fields called `model`, `models`, `draft` and `engine` are looked up; extend it for more.
+        """
+        engine = getattr(self, "engine", "llama_cpp")
+        if engine not in engines.names():
+            raise LabError(f"There is no engine '{engine}'; the engines are {', '.join(engines.names())}.")
+        named = (*getattr(self, "models", ()), getattr(self, "model", "none"), getattr(self, "draft", "none"))
+        for model in named if engine == "llama_cpp" else ():
+            if model != "none":
+                models.find(model)
 
     def run(self) -> Iterator[Trial]:
         """Measure; yields one `Trial` per point as soon as it is measured."""

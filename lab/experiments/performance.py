@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 import pandas as pd
 
 from lab import data, machine
-from lab.engines import Engine, Flash, open_engine
+from lab.engines import Engine, Flash, open_engine, prepare
 from lab.errors import LabError
 from lab.experiments import Chart, Experiment, option
 from lab.load.closed import closed
@@ -18,6 +18,7 @@ from lab.metrics import speed
 from lab.names import describe
 from lab.records import Decoding, Request, Trial, Verdict
 
+SCRIPTED = "The scripted engine's times are programmed: nothing was measured on this machine."
 FACTORS = ("prompt_tokens", "output_tokens", "threads", "depth_tokens", "model")
 
 
@@ -67,7 +68,7 @@ class Performance(Experiment):
 
     @classmethod
     def demo(cls, **overrides: Any) -> Self:
-        short = {"prompt_tokens": (64, 256), "output_tokens": (24,), "depth_tokens": (0, 768), "repeats": 3}
+        short = {"prompt_tokens": (64, 256), "output_tokens": (24,), "depth_tokens": (0, 768), "repeats": 5}
         return cls(**{**short, **overrides})
 
     def points(self) -> list[dict[str, Any]]:
@@ -97,6 +98,7 @@ class Performance(Experiment):
         settings: dict[str, Any] = {"threads": threads, "context_tokens": max(512, -(-room // 256) * 256)}
         if self.engine == "llama_cpp":
             settings |= {"flash_attention": self.flash_attention, "kv_type": self.kv_type}
+        prepare(self.engine)
         with machine.Watch() as opening:
             engine = open_engine(self.engine, point["model"], **settings)
         try:
@@ -106,15 +108,19 @@ class Performance(Experiment):
             depth = max(point["prompt_tokens"], point["depth_tokens"]) + point["output_tokens"] // 2
             share = {"bandwidth_share": speed.bandwidth_share(
                 engine.bytes_per_token(depth), float(getattr(fast["decode_tokens_per_s"], "value", math.nan)), bandwidth)}
+            settings = {**engine.settings, **point, "threads": threads}
+            if self.engine == "scripted":
+                return Trial(name=_title(point), settings={**settings, "model": "scripted"}, generations=load.generations,
+                             measures={k: v for k, v in fast.items() if k != "cpu_s_per_token"}, notes={"caveat": SCRIPTED})
             return Trial(
-                name=_title(point), settings={**engine.settings, **point, "threads": threads}, generations=load.generations,
+                name=_title(point), settings=settings, generations=load.generations,
                 measures={
                     **fast, **share, "load_s": opening.result.wall_s,
                     "peak_memory_bytes": max(0, load.watched.peak_rss_bytes - opening.result.rss_start_bytes),
                     "memory_bandwidth_bytes_per_s": bandwidth, "foreign_cpu_share": load.watched.foreign_share,
                     "load_average": load.watched.load_start, "cpu_s": load.watched.cpu_s, "wall_s": load.watched.wall_s,
                 },
-                flags=load.watched.flags(),
+                flags=(*load.watched.flags(), *machine.fingerprint(threads).bandwidth_flags),
             )
         finally:
             engine.close()
@@ -133,11 +139,14 @@ class Performance(Experiment):
         by_threads = trials[trials["params.factor"] == "threads"]
         pool = by_threads if len(by_threads) > 1 else trials[trials["params.factor"] == trials["params.factor"].iloc[-1]]
         best = pool.loc[pool["metrics.decode_tokens_per_s"].idxmax()]
+        tied = _tied(pool, best)
         flagged = int((trials.get("tags.lab.flags", pd.Series(dtype=str)).fillna("") != "").sum())
         caveats = [f"{flagged} of {len(trials)} points were measured on a busy machine."] if flagged else []
-        return Verdict(
-            decision=f"Fastest decoding: {best['name']} at {_shown('decode_tokens_per_s', best)}.",
-            chosen=str(best["name"]), why=tuple(why), caveats=tuple(caveats))
+        caveats += sorted({c for c in trials.get("tags.lab.note.caveat", pd.Series(dtype=str)).dropna() if c})
+        decision = f"Fastest decoding of {best['params.model']}: {best['name']} at {_shown('decode_tokens_per_s', best)}"
+        if tied:
+            decision += f"; no difference shown to {', '.join(tied)}"
+        return Verdict(decision=f"{decision}.", chosen=str(best["name"]), why=tuple(why), caveats=tuple(caveats))
 
 
 def _title(point: dict[str, Any]) -> str:
@@ -147,6 +156,14 @@ def _title(point: dict[str, Any]) -> str:
         count = point["threads"] or machine.threads_default()
         return f"{count} thread{'s' if count > 1 else ''}"
     return words.get(factor, "{}").format(point[factor])
+
+
+def _tied(pool: pd.DataFrame, best: pd.Series[Any]) -> list[str]:
+    """Names of the others whose interval of decode speed reaches into that of the best."""
+    low, high = "metrics.decode_tokens_per_s_low", "metrics.decode_tokens_per_s_high"
+    if low not in pool or math.isnan(best[low]):
+        return []
+    return [str(row["name"]) for _, row in pool.iterrows() if row["run_id"] != best["run_id"] and row[high] >= best[low]]
 
 
 _WATCHED = {"prompt_tokens": "ttft_s", "output_tokens": "e2e_s", "threads": "decode_tokens_per_s",

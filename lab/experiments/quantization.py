@@ -12,7 +12,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from lab import data, gguf_header, machine, models, stats
-from lab.engines import Engine, Flash, open_engine
+from lab.engines import Engine, Flash, open_engine, prepare
 from lab.errors import LabError
 from lab.experiments import Chart, Experiment, option
 from lab.load.closed import closed
@@ -57,6 +57,7 @@ class Quantization(Experiment):
         "file_bytes", "bits_per_weight", "load_s", "peak_memory_bytes", "ttft_s", "prefill_tokens_per_s",
         "decode_tokens_per_s", "bandwidth_share", "perplexity", "perplexity_increase_share", "kl_mean", "kl_p99",
         "same_top_share", "accuracy", "flip_share")
+    notes: ClassVar[tuple[str, ...]] = ("tensor_mix",)
     charts: ClassVar[tuple[Chart, ...]] = (
         Chart(title="Quality against speed", kind="tradeoff", x="metrics.decode_tokens_per_s", y="metrics.perplexity",
               label="params.rung"),
@@ -75,19 +76,31 @@ class Quantization(Experiment):
             raise LabError("--prompt-tokens, --repeats and --chunks need at least 1, --output-tokens 2, --items 0.")
         if min(self.threads, self.imatrix_chunks) < 0:
             raise LabError("--threads and --imatrix-chunks must not be negative.")
+        limits = [v for v in (self.max_memory_mb, self.min_decode_tps, self.max_perplexity_increase) if v is not None]
+        if limits and not all(math.isfinite(v) and v >= 0 for v in limits):
+            raise LabError("--max-memory-mb, --max-perplexity-increase and --min-decode-tps take numbers of at least 0.")
         if self.chunk_tokens < 16:
             raise LabError(f"--chunk-tokens needs at least 16, not {self.chunk_tokens}.")
 
     @classmethod
     def demo(cls, **overrides: Any) -> Self:
         short = {"rungs": ("F32", "F16", "Q8_0", "Q4_K_M", "Q4_0", "Q2_K"), "prompt_tokens": 128, "output_tokens": 24,
-                 "repeats": 3, "chunks": 2, "items": 40}
+                 "repeats": 5, "chunks": 2, "items": 40}
         return cls(**{**short, **overrides})
 
     def size(self) -> int:
         return len(self.rungs)
 
+    def check(self) -> None:
+        super().check()
+        from lab.engines.llama import quantize
+
+        for name in self.rungs:
+            quantize.check(name)
+        data.text(self.text)
+
     def run(self) -> Iterator[Trial]:
+        self.check()
         source = models.find(self.model)
         caveat = source_caveat(source)
         text, base_name = data.text(self.text), self.rungs[0]
@@ -104,11 +117,10 @@ class Quantization(Experiment):
         """The rungs' files: the base first, the rest from large to small."""
         from lab.engines.llama import quantize
 
-        for name in self.rungs:
-            quantize.check(name)
         probe = self._engine(str(source.path))  # a setting that the engine refuses is said before the ladder is made
         try:
             probe.logits([0])
+            self._requests(perplexity.tokens_for(probe, text))
         finally:
             probe.close()
         importance = self._importance(source, text)
@@ -141,6 +153,7 @@ class Quantization(Experiment):
         base: _Scored | None,
     ) -> tuple[Trial, _Scored]:
         threads = self.threads or machine.threads_default()
+        prepare("llama_cpp")
         with machine.Watch() as opening:
             engine = self._engine(str(file.path))
         try:
@@ -165,7 +178,8 @@ class Quantization(Experiment):
             settings = {**engine.settings, "model": self.model, "rung": name, "text": self.text, "items": len(questions),
                         "chunks": self.chunks}
             return Trial(name=name, settings=settings, generations=load.generations, scores=scored.scores,
-                         measures=measures, flags=load.watched.flags(),
+                         measures=measures,
+                         flags=(*load.watched.flags(), *machine.fingerprint(threads).bandwidth_flags),
                          notes={"tensor_mix": mix, "sha256": file.sha256}), scored
         finally:
             engine.close()
@@ -203,8 +217,9 @@ class Quantization(Experiment):
         if fit.empty:
             return Verdict(decision=f"No rung qualifies under {self._limits()}.", why=tuple(why), caveats=tuple(caveats))
         best = _fastest(fit)
-        decision = (f"Ship {best['name']}: {_text('file_bytes', best)}, decode {_text('decode_tokens_per_s', best)}, perplexity "
-                    f"{_signed(best['metrics.perplexity_increase_share'])} against {self.rungs[0]}.")
+        decision = (f"Ship {best['name']} of {self.model.rsplit('/', 1)[-1]}: {_text('file_bytes', best)}, decode "
+                    f"{_text('decode_tokens_per_s', best)}, perplexity {_signed(best['metrics.perplexity_increase_share'])} "
+                    f"against {self.rungs[0]}.")
         return Verdict(decision=decision, chosen=str(best["name"]),
                        why=(f"It is the fastest (ties: the smallest) of {len(fit)} rungs within {self._limits()}.", *why),
                        caveats=tuple(caveats))

@@ -11,12 +11,14 @@ from lab.records import Generation, Question, Score
 def correct(question: Question, generation: Generation) -> Score:
     """1 if the first option named in the answer's first line is the right one, 0 if not; NaN without an answer.
 
-    The score's item is the request's id. Words are compared without case and punctuation. An answer that names no option is wrong.
+    The score's item is the request's id. Words are compared without case and punctuation. An answer that names no option is
+    wrong.
     """
     if generation.error is not None or question.answer is None:
         return Score(name="answered", item=generation.request.id, value=math.nan, by="words", why=generation.error or "no key")
     said = _words((generation.text.strip().splitlines() or [""])[0])
-    places = [(at, -len(option), i) for i, option in enumerate(map(_words, question.choices)) if (at := said.find(option)) >= 0]
+    options = enumerate(map(_words, question.choices))
+    places = [(at, -len(option), i) for i, option in options if (at := said.find(option)) >= 0]
     named = min(places)[2] if places else None
     why = question.choices[named] if named is not None else "names no option"
     return Score(name="answered", item=generation.request.id, value=float(named == question.answer), by="words", why=why)

@@ -65,8 +65,12 @@ def chunks(
     """
     if chunk_tokens < 3:
         raise LabError(f"A chunk of {chunk_tokens} tokens has nothing to score; give it at least 3.")
-    count = len(tokens) // chunk_tokens if limit is None else min(limit, len(tokens) // chunk_tokens)
-    if count < 1:
+    there = len(tokens) // chunk_tokens
+    count = there if limit is None else limit
+    if 1 <= there < count:
+        raise LabError(f"The text gives {there} chunks of {chunk_tokens} tokens, not {count}; ask for fewer chunks or give a "
+                       "longer text.")
+    if there < 1:
         raise LabError(f"The text has {len(tokens)} tokens, fewer than one chunk of {chunk_tokens}; "
                        "give a longer text or a smaller chunk.")
     begin, first = engine.tokenize("", special=True), chunk_tokens // 2

@@ -34,7 +34,8 @@ def read_scores(path: Path) -> list[Score]:
 _GENERATIONS = pa.schema([
     ("request", pa.string()), ("text", pa.string()), ("tokens", pa.list_(pa.int32())),
     ("tokens_at_s", pa.list_(pa.float64())), ("scheduled_s", pa.float64()), ("sent_s", pa.float64()),
-    ("started_s", pa.float64()), ("ended_s", pa.float64()), ("cpu_s", pa.float64()), ("prompt_tokens", pa.int64()), ("cached_tokens", pa.int64()),
+    ("started_s", pa.float64()), ("ended_s", pa.float64()), ("cpu_s", pa.float64()),
+    ("prompt_tokens", pa.int64()), ("cached_tokens", pa.int64()),
     ("drafted_tokens", pa.int64()), ("accepted_tokens", pa.int64()), ("finish_reason", pa.string()),
     ("error", pa.string()),
 ])

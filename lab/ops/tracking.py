@@ -53,7 +53,8 @@ def record(
     with _sentences():
         client = _client()
         name = name_of(experiment)
-        parent = _start(client, name, f"{name} {time.strftime('%Y-%m-%d %H:%M:%S')}", kind="experiment", tags={
+        title = f"{name} {_subject(experiment)}{time.strftime('%Y-%m-%d %H:%M:%S')}"
+        parent = _start(client, name, title, kind="experiment", tags={
             "mlflow.note.content": question_of(type(experiment)),
             **_process(), "lab.version": lab.__version__, **machine.fingerprint().as_tags(),
         })
@@ -179,6 +180,14 @@ def _flat(measures: Mapping[str, float | Estimate]) -> dict[str, float]:
         else:
             flat[name] = float(value)
     return flat
+
+
+def _subject(experiment: Experiment) -> str:
+    """What was measured, for the run's name: models without their folders, and an engine that is none of the real ones."""
+    named = getattr(experiment, "models", None) or (getattr(experiment, "model", ""),)
+    if getattr(experiment, "engine", "") == "scripted":
+        return "scripted "
+    return "".join(f"{Path(model).stem if model.endswith('.gguf') else model} " for model in named if model)
 
 
 @contextlib.contextmanager

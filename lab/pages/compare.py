@@ -45,7 +45,7 @@ def main() -> None:
         st.info("No trial has been recorded yet. The first one appears here as soon as it is measured.")
     else:
         measures = _measures(cls, trials)
-        _table(experiment, runs, trials, measures)
+        _table(experiment, cls, runs, trials, measures)
         wanted |= _tradeoff(cls, trials, measures, seed, round_)
         _figures(cls, trials, wanted)
         wanted |= _differences(runs, trials, seed, round_)
@@ -172,7 +172,9 @@ def _verdicts(runs: pd.DataFrame, said: Sequence[str]) -> None:
                     st.markdown("\n".join(f"- {_words.plain(line)}" for line in verdict.why))
 
 
-def _table(experiment: str, runs: pd.DataFrame, trials: pd.DataFrame, measures: Sequence[str]) -> None:
+def _table(
+    experiment: str, cls: type[Experiment] | None, runs: pd.DataFrame, trials: pd.DataFrame, measures: Sequence[str]
+) -> None:
     st.subheader("Trials", anchor=False)
     config: dict[str, Any] = {}
     table = pd.DataFrame({"Trial": trials["name"]})
@@ -200,6 +202,10 @@ def _table(experiment: str, runs: pd.DataFrame, trials: pd.DataFrame, measures: 
                 for low, high in zip(trials[f"{column}_low"], trials[f"{column}_high"], strict=True)]
             config[f"{column} interval"] = st.column_config.TextColumn(
                 "95% interval", help=f"95% interval of: {name.heading}")
+    for note in cls.notes if cls else ():
+        if (column := f"tags.lab.note.{note}") in trials:
+            table[column] = trials[column]
+            config[column] = st.column_config.TextColumn(describe(note).label)
     st.dataframe(table, hide_index=True, column_config=config, placeholder="–",
                  height="content" if len(table) <= 14 else 530)
     st.download_button("Download CSV", trials.to_csv(index=False), f"{experiment}-trials.csv", "text/csv",

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lab.engines import Flash
 from lab.engines.llama.sampler import Sampler
-from lab.engines.llama.weights import Weights, last_message
+from lab.engines.llama.weights import Weights, apart, last_message
 from lab.engines.scheduling.core import KVCacheFull
 from lab.errors import LabError
 from lab.records import Decoding
@@ -63,7 +63,7 @@ class Context:
         params.no_perf = True
         if watch_tensors is not None:
             params.cb_eval = watch_tensors
-        self.pointer = C.llama_init_from_model(weights.pointer, params)
+        self.pointer = apart(C.llama_init_from_model, weights.pointer, params)
         if not self.pointer:
             raise LabError(f"llama.cpp cannot make a context of {context_tokens:,} tokens ({last_message()}); "
                            "ask for a smaller context or another KV type.")

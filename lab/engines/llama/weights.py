@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,16 @@ def start_backend() -> None:
     C.llama_backend_init()
 
 
+def apart(call: Callable[..., Any], *arguments: Any) -> Any:
+    """`call(*arguments)` in a thread of its own, for calls in which llama.cpp calls back.
+
+    Python raises Ctrl-C in the main thread's next line of Python. Where that is a callback, ctypes drops it and the
+    interruption is lost.
+    """
+    with ThreadPoolExecutor(1) as worker:
+        return worker.submit(call, *arguments).result()
+
+
 def last_message() -> str:
     """The last errors llama.cpp logged, as one line."""
     return "; ".join(m for m in _messages[-2:] if m) or "no reason given"
@@ -48,7 +59,7 @@ class Weights:
         params.n_gpu_layers = gpu_layers
         params.load_mode = C.LLAMA_LOAD_MODE_MMAP if mmap else C.LLAMA_LOAD_MODE_NONE
         self.path = path
-        self.pointer = C.llama_model_load_from_file(str(path).encode(), params)
+        self.pointer = apart(C.llama_model_load_from_file, str(path).encode(), params)
         if not self.pointer:
             raise LabError(f"llama.cpp cannot load {path} ({last_message()}); try another file or a newer release.")
         self.vocab = C.llama_model_get_vocab(self.pointer)

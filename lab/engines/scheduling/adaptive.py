@@ -13,10 +13,12 @@ PRIORS = (0.6, 0.3, 0.4, 0.6, 0.8, 0.9)
 """Acceptance rate assumed before anything is seen, by the length of the match: none told, 1, 2-3, 4-7, 8-15, 16 and more."""
 MARGIN = 1.02
 """Speed that drafting must promise over plain decoding before it is tried: the costs are known no better."""
-ALLOWANCE_STEPS = 1.5
+ALLOWANCE_STEPS = 3.0
 """What may be lost at first, in plain steps."""
 REFILL_SHARE = 0.02
 """Share of plain decoding time that may be lost from then on."""
+STRENGTH = 8.0
+"""How many tokens seen a prior weighs as much as, and the session's rate against a job's own."""
 
 
 class Adaptive:
@@ -27,21 +29,24 @@ class Adaptive:
     an option. Acceptance is estimated per job, drawn towards that of the session, apart by the length of the match.
 
     Bound: an account of seconds holds what speculation has gained so far (tokens accepted, less what verifying and
-    drafting cost), starts at 1.5 plain steps and is topped up by 2% of plain decoding time. No step may risk more than it
-    holds. So what never pays costs at most 1.5 steps and 2%; where the plan says no, the account pays for a rare probe of
-    one token. Not bounded: a draft model's reading of the prompt, once per job for which it looked worth it.
+    drafting cost), starts at 3 plain steps and is topped up by 2% of plain decoding time. No step may risk more than it
+    holds. So what never pays costs at most 3 steps and 2%; where the plan says no, a full account pays for a probe of the
+    fewest tokens that could win, unless the evidence is a short match. Not bounded: a draft model's reading of the prompt,
+    once per job for which it looked worth it.
     """
 
     def __init__(self, inner: Drafter, costs: StepCosts, *, longest: int = 31) -> None:
         self.inner, self.costs, self.longest = inner, costs, longest
         self.account_s = -1.0
         self._steps_s: list[float] = []
-        self._session = {i: [2 * prior, 2.0] for i, prior in enumerate(PRIORS)}
+        self._session = {i: [STRENGTH * prior, STRENGTH] for i, prior in enumerate(PRIORS)}
         self._jobs: dict[Job, dict[int, list[float]]] = {}
         self._last: dict[Job, tuple[int, float]] = {}
         """Class of the evidence of a job's last draft, and what an accepted token of it is worth in seconds."""
         self._read: dict[Job, int] = {}
         """Tokens of a job that the draft model has read."""
+        self._fewest: dict[int, tuple[int, float]] = {}
+        """By batch: the fewest drafts that could win, and the acceptance rate they need."""
 
     def propose(self, jobs: Sequence[Job], limits: Sequence[int]) -> list[Drafts]:
         plain_s = self._step_s(len(jobs))
@@ -70,7 +75,7 @@ class Adaptive:
         for m, (gain, j, _) in enumerate(options, 1):
             expected, deepest = expected - gain, max(deepest, j)
             cost_s = self._step_s(batch + m) + deepest * self.costs.draft_step_s
-            if False:
+            if cost_s - plain_s > self.account_s:
                 break
             # Catching up is spread over the tokens that are still to come.
             speed = expected * plain_s / (cost_s + behind_s)
@@ -79,16 +84,24 @@ class Adaptive:
         lengths = [0] * batch
         for _, j, i in options[:chosen]:
             lengths[i] = j
-        if not chosen and options and self._may_probe(jobs[options[0][2]], batch):
-            lengths[options[0][2]] = 1
+        if not chosen and options:
+            i = options[0][2]
+            lengths[i] = min(limits[i], self._probe(jobs[i], kinds[i], batch))
         return lengths
 
-    def _may_probe(self, job: Job, batch: int) -> bool:
-        """Whether the account pays for one draft that the plan does not expect to win, and could win at all."""
-        risk_s = self._step_s(batch + 1) - self._step_s(batch) + self.costs.draft_step_s
-        risk_s += self.costs.draft_token_s * (len(job.tokens) - self._read.get(job, 0)) if self.costs.draft_step_s else 0.0
-        could = any(self.costs.speedup(1.0, k, batch) > 1 for k in (1, 4, self.longest))
-        return could and risk_s <= self.account_s
+    def _probe(self, job: Job, kind: int, batch: int) -> int:
+        """How many tokens to try although the plan expects no gain: 0 unless the account is full and it could win."""
+        plain_s = self._step_s(batch)
+        if self.account_s < ALLOWANCE_STEPS * plain_s:
+            return 0
+        if batch not in self._fewest:
+            fewest = next((k for k in range(1, 9) if self.costs.speedup(1.0, k, batch) > MARGIN), 0)
+            self._fewest[batch] = (fewest, self.costs.break_even(fewest, batch) if fewest else 1.0)
+        fewest, needed = self._fewest[batch]
+        risk_s = self._step_s(batch + fewest) - plain_s + fewest * self.costs.draft_step_s
+        if self.costs.draft_step_s:
+            risk_s += self.costs.draft_token_s * (len(job.tokens) - self._read.get(job, 0))
+        return fewest if PRIORS[kind] >= 0.6 * needed and risk_s <= self.account_s else 0
 
     def _behind_s(self, jobs: Sequence[Job], limits: Sequence[int]) -> float:
         if not self.costs.draft_step_s:
@@ -114,7 +127,7 @@ class Adaptive:
         """The acceptance rate expected of the next draft of `job` whose evidence is of class `kind`."""
         accepted, examined = self._session[kind]
         mine = self._jobs.get(job, {}).get(kind, (0.0, 0.0))
-        return (4 * accepted / examined + mine[0]) / (4 + mine[1])
+        return (STRENGTH * accepted / examined + mine[0]) / (STRENGTH + mine[1])
 
     def learn(self, job: Job, drafted: int, accepted: int) -> None:
         self.inner.learn(job, drafted, accepted)
