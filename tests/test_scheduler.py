@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from lab.engines.scheduling.job import Job
 from lab.engines.scheduling.scheduler import Scheduler
 from lab.engines.scheduling.scripted_core import ScriptedCore
 from lab.errors import LabError
+from lab.load import arrivals
+from lab.load.scheduled import open_loop
 from lab.models import find
 from lab.records import Decoding, Request
 
@@ -129,6 +132,21 @@ def test_a_request_that_can_never_fit_is_refused_in_one_sentence() -> None:
         Scheduler(ScriptedCore(sequences=8), token_budget=4)
 
 
+def test_an_open_loop_stops_at_its_limit_and_keeps_what_was_answered() -> None:
+    core = ScriptedCore()
+    work_ = [request(i, 5, 3) for i in range(3)]
+    jobs = open_loop(Scheduler(core), work_, [0.0, 0.1, 3600.0], sleep=core.sleep, limit_s=5.0)
+    assert [job.finish_reason for job in jobs] == ["length", "length"]
+    assert core.now() == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize("times", ["{}", "[0, NaN]", "[0, Infinity]", "[2, 1]", "[]", "no json"])
+def test_a_schedule_that_cannot_be_replayed_is_one_sentence(tmp_path: Path, times: str) -> None:
+    (tmp_path / "times.json").write_text(times)
+    with pytest.raises(LabError, match=r"schedule|times"):
+        arrivals.schedule("replay", count=3, file=str(tmp_path / "times.json"))
+
+
 @pytest.fixture(scope="module")
 def weights() -> Iterator[Weights]:
     opened = Weights(find("smollm2-135m").path)
@@ -139,6 +157,12 @@ def weights() -> Iterator[Weights]:
 def context(weights: Weights, **more: object) -> Context:
     settings_ = {"context_tokens": 1024, "threads": 1, "sequences": 4, **more}
     return Context(weights, **settings_)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("cells", [0, -5, 10**9, 2**31])
+def test_a_cache_that_memory_cannot_hold_is_refused_at_once(weights: Weights, cells: int) -> None:
+    with pytest.raises(LabError, match="ask for"):
+        context(weights, context_tokens=cells)
 
 
 PROMPTS = ["The capital of France is", "def fibonacci(n):", "Once upon a time there was a small llama", "2 + 2 ="]

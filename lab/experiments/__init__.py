@@ -150,7 +150,7 @@ def parse(kind: Any, text: str, field: str) -> Any:
     if kind in (int, float):
         try:
             value = kind(text)
-            if math.isnan(value):
+            if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError
             return value
         except ValueError:

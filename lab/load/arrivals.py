@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -39,9 +40,12 @@ def _replayed(file: str, count: int) -> list[float]:
     if not file:
         raise LabError("Replayed arrivals need a file with --schedule: a JSON list of seconds.")
     try:
-        times = [float(t) for t in json.loads(Path(file).read_text())]
+        read = json.loads(Path(file).read_text())
+        if not isinstance(read, list):
+            raise TypeError("it is no list")
+        times = [float(t) for t in read]
     except (OSError, ValueError, TypeError) as error:
         raise LabError(f"{file} cannot be read as a schedule ({error}); give a JSON list of seconds.") from error
-    if not times or times != sorted(times):
-        raise LabError(f"The times in {file} must be ascending and at least one.")
+    if not times or not all(map(math.isfinite, times)) or times != sorted(times):
+        raise LabError(f"The times in {file} must be finite, ascending and at least one.")
     return [t - times[0] for t in times[:count]]

@@ -31,13 +31,14 @@ def open_loop(
     with tqdm(total=len(work), desc=title, leave=False, disable=None) as bar:
         while len(jobs) < len(work) or not scheduler.idle:
             passed = now() - start
-            if passed > limit_s:
+            if passed >= limit_s:
                 break
             while len(jobs) < len(work) and times[len(jobs)] <= passed:
                 request, tokens = work[len(jobs)]
                 jobs.append(scheduler.submit(request, tokens, scheduled_s=start + times[len(jobs)]))
             if scheduler.idle:
-                sleep(max(0.0, times[len(jobs)] - (now() - start)))
+                passed = now() - start
+                sleep(max(0.0, min(times[len(jobs)], limit_s) - passed))
             else:
                 bar.update(len(scheduler.step()))
     _stop(scheduler, jobs)

@@ -9,6 +9,7 @@ from typing import Any
 
 import llama_cpp as C
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from lab.engines import Flash
@@ -53,6 +54,12 @@ class Context:
             raise LabError(f"There is no KV cache type '{kv_type}'; choose one of {', '.join(KV_TYPES)}.")
         if flash_attention not in _FLASH:
             raise LabError(f"Flash attention is 'auto', 'on' or 'off', not '{flash_attention}'.")
+        if not 0 < context_tokens < 2**31:
+            raise LabError(f"A context of {context_tokens:,} tokens cannot be made; ask for 1 to {2**31 - 1:,}.")
+        needed, free = context_tokens * kv_bytes_per_token(weights, kv_type), psutil.virtual_memory().available
+        if needed > free:
+            raise LabError(f"A KV cache of {context_tokens:,} tokens needs {needed / 1e6:,.0f} MB and {free / 1e6:,.0f} MB of "
+                           "memory are free; ask for a smaller context or a smaller KV type.")
         self.weights, self.context_tokens, self.sequences = weights, context_tokens, sequences
         params = C.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = context_tokens, batch_tokens, min(ubatch_tokens, batch_tokens)
@@ -189,6 +196,13 @@ class Context:
         if self.pointer:
             C.llama_free(self.pointer)
             self.pointer = None
+
+
+def kv_bytes_per_token(weights: Weights, kv_type: str) -> float:
+    """Bytes that one cached token takes at most (all layers with full attention), keys and values."""
+    model = weights.pointer
+    width = C.llama_model_n_embd(model) // C.llama_model_n_head(model) * C.llama_model_n_head_kv(model)
+    return 2.0 * KV_BYTES[kv_type] * width * float(C.llama_model_n_layer(model))
 
 
 def _pointer(array: NDArray[Any], kind: Any) -> Any:
