@@ -80,7 +80,8 @@ class Batching(Experiment):
         if wrong := [p for p in self.policies if p not in ("sequential", "static", "continuous")]:
             raise LabError(f"There is no batching policy '{wrong[0]}'; choose sequential, static or continuous.")
         if min(self.ttft_ms, self.tpot_ms, self.limit_s, self.context_tokens, self.token_budget) <= 0 or self.threads < 0:
-            raise LabError("--ttft-ms, --tpot-ms, --limit-s, --context-tokens and --token-budget are above 0, --threads not negative.")
+            raise LabError("--ttft-ms, --tpot-ms, --limit-s, --context-tokens and --token-budget are above 0, --threads is not "
+                           "negative.")
         if self.kv_cache not in ("separate", "unified"):
             raise LabError(f"--kv-cache is separate or unified, not '{self.kv_cache}'.")
         if self.prompt_tokens < 4 or self.output_tokens < 4:
