@@ -47,7 +47,7 @@ def server(*command: str) -> Iterator[str]:
 
 def take(page: Page, address: str, name: str, *, wait_s: float = 4.0, full: bool = False) -> None:
     page.goto(address)
-    page.wait_for_load_state("networkidle")
+    page.wait_for_load_state("load")  # MLflow polls and never rests
     page.wait_for_timeout(int(wait_s * 1000))
     page.screenshot(path=FOLDER / f"{name}.png", full_page=full)
     print(f"docs/pictures/{name}.png")
