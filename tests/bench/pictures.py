@@ -64,8 +64,8 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM)
         page = browser.new_page(viewport={"width": 1280, "height": 860})
         with server("dashboard") as address:
-            take(page, f"{address}/overview", "overview")
-            take(page, f"{address}/compare?experiment=quantization&runs={run['run_id']}", "compare", wait_s=6)
+            take(page, f"{address}/", "overview")
+            take(page, f"{address}/compare?experiment=quantization&run={run['run_id']}", "compare", wait_s=6)
         with server("history") as address:
             experiment = _experiment_id(str(run["run_id"]))
             take(page, f"{address}/#/experiments/{experiment}/runs", "history", wait_s=8)
