@@ -8,7 +8,6 @@ import importlib.metadata
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import llama_cpp as C
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lab import gguf_header, models
-from lab.engines.llama.weights import last_message, start_backend
+from lab.engines.llama.weights import apart, last_message, start_backend
 from lab.errors import LabError
 
 Importance = Mapping[str, NDArray[np.float32]]
@@ -108,10 +107,7 @@ def _make(
         params.imatrix = held[0]
     partial = target.with_suffix(f".{os.getpid()}.partial")
     try:
-        # In a thread of its own: here Ctrl-C would be raised inside llama.cpp's log callback, where ctypes drops it.
-        with ThreadPoolExecutor(1) as worker:
-            status = worker.submit(C.llama_model_quantize, str(source).encode(), str(partial).encode(),
-                                   ctypes.byref(params)).result()
+        status = apart(C.llama_model_quantize, str(source).encode(), str(partial).encode(), ctypes.byref(params))
         if status != 0 or not partial.is_file():
             raise LabError(f"llama.cpp could not quantise {source.name} ({last_message()}); check the file and the disk.")
         gguf_header.read(partial)
