@@ -77,6 +77,8 @@ _KNOWN: dict[str, Name] = {
     "occupancy_share": Name(label="Batch occupancy", unit="%", scale=100, better="higher"),
     "kv_use_share": Name(label="KV cells used", unit="%", scale=100),
     "overhead_share": Name(label="Scheduler's share of step time", unit="%", scale=100, better="lower"),
+    "attainment_share": Name(label="Requests within the limits", unit="%", scale=100, better="higher"),
+    "compared_sequences": Name(label="Answers compared with alone"),
     "answered_share": Name(label="Questions answered right", unit="%", scale=100, better="higher"),
     "speedup": Name(label="Speed-up over plain", unit="x", better="higher"),
     "predicted_speedup": Name(label="Speed-up predicted", unit="x", better="higher"),

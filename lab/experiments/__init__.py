@@ -89,6 +89,12 @@ class Experiment:
         return cls(**overrides)
 
 
+def busy(trials: pd.DataFrame) -> tuple[str, ...]:
+    """The caveat of a verdict when trials carry flags, as a tuple of no sentence or one."""
+    flagged = int((trials.get("tags.lab.flags", pd.Series("", index=trials.index)).fillna("") != "").sum())
+    return (f"{flagged} of {len(trials)} trials carry a flag that says why to distrust them.",) if flagged else ()
+
+
 def names() -> list[str]:
     """The experiments there are: one per module of this folder that does not start with an underscore."""
     return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))

@@ -15,6 +15,14 @@ from lab.records import Request
 Work = Sequence[tuple[Request, Sequence[int]]]
 
 
+def warm(scheduler: Scheduler, one: tuple[Request, Sequence[int]]) -> None:
+    """Serve `one` request unmeasured, so that the first measured one does not pay for what a first step allocates."""
+    scheduler.submit(*one)
+    while not scheduler.idle:
+        scheduler.step()
+    scheduler.steps.clear()
+
+
 def open_loop(
     scheduler: Scheduler, work: Work, times: Sequence[float], *, sleep: Callable[[float], None] = time.sleep,
     limit_s: float = 600.0, title: str = "requests",

@@ -1,9 +1,10 @@
-"""Is a generated answer right? By its words, for questions whose right and wrong options are known."""
+"""Is a generated answer right, by its words; and where do two answers part?"""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 
 from lab.records import Generation, Question, Score
 
@@ -22,6 +23,11 @@ def correct(question: Question, generation: Generation) -> Score:
     named = min(places)[2] if places else None
     why = question.choices[named] if named is not None else "names no option"
     return Score(name="answered", item=generation.request.id, value=float(named == question.answer), by="words", why=why)
+
+
+def first_difference(one: Sequence[int], other: Sequence[int]) -> int:
+    """Index of the first token in which two answers differ; the shorter one's length where it begins the longer one."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def _words(text: str) -> str:

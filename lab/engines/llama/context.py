@@ -56,9 +56,10 @@ class Context:
             raise LabError(f"Flash attention is 'auto', 'on' or 'off', not '{flash_attention}'.")
         if not 0 < context_tokens < 2**31:
             raise LabError(f"A context of {context_tokens:,} tokens cannot be made; ask for 1 to {2**31 - 1:,}.")
-        needed, free = context_tokens * kv_bytes_per_token(weights, kv_type), psutil.virtual_memory().available
+        cells = context_tokens if unified else -(-context_tokens // sequences // 256) * 256 * sequences
+        needed, free = cells * kv_bytes_per_token(weights, kv_type), psutil.virtual_memory().available
         if needed > free:
-            raise LabError(f"A KV cache of {context_tokens:,} tokens needs {needed / 1e6:,.0f} MB and {free / 1e6:,.0f} MB of "
+            raise LabError(f"A KV cache of {cells:,} tokens needs {needed / 1e6:,.0f} MB and {free / 1e6:,.0f} MB of "
                            "memory are free; ask for a smaller context or a smaller KV type.")
         self.weights, self.context_tokens, self.sequences = weights, context_tokens, sequences
         params = C.llama_context_default_params()
@@ -77,6 +78,8 @@ class Context:
         self.memory = C.llama_get_memory(self.pointer)
         self.batch_tokens = C.llama_n_batch(self.pointer)
         self.sequence_tokens: int = context_tokens if unified else C.llama_n_ctx_seq(self.pointer)
+        if not unified:  # llama.cpp rounds every part up to 256 cells
+            self.context_tokens = self.sequence_tokens * sequences
         self._arrays(self.batch_tokens, sequences)
 
     def _arrays(self, room: int, sequences: int) -> None:

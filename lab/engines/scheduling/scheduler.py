@@ -7,6 +7,7 @@ policies of the same loop, so that an experiment compares policies and nothing e
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -73,7 +74,8 @@ class Scheduler:
 
     `max_running` sequences at most share a batch of `token_budget` tokens a step (decoding goes first, prefill fills the
     rest in order of arrival). First come, first served: the youngest is preempted first and returns to the head of the
-    queue, so the oldest always advances and nobody starves.
+    queue, so the oldest always advances and nobody starves. `steps` is the record of every step, or of the last
+    `keep_steps` (a server runs for ever).
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Scheduler:
         drafter: Drafter | None = None,
         first_slot: int = 0,
         on_token: Callable[[Job], None] | None = None,
+        keep_steps: int | None = None,
     ) -> None:
         slots = core.sequences - first_slot
         if policy not in ("continuous", "static", "sequential"):
@@ -101,8 +104,8 @@ class Scheduler:
                            "raise --token-budget or lower the concurrency.")
         self.waiting: deque[Job] = deque()
         self.running: list[Job] = []
-        self.steps: list[Step] = []
-        self._free = list(range(first_slot, first_slot + slots))[::-1]
+        self.steps: deque[Step] = deque(maxlen=keep_steps)
+        self._free = list(range(first_slot, first_slot + slots))
         self._on_token = on_token
         self._draft_s = 0.0
 
@@ -145,6 +148,9 @@ class Scheduler:
         if not plan:
             return []
         count = self._fill(plan)
+        for part in plan:
+            if part.job.started_s is None:
+                part.job.started_s = started
         before = self.core.now()
         try:
             self.core.decode(count)
@@ -152,10 +158,10 @@ class Scheduler:
             self._recover(plan)
             return []
         at = self.core.now()
-        ended = self._harvest(plan, at)
+        ended = self._harvest(plan)
         self.steps.append(Step(
             at_s=started, engine_s=at - before, overhead_s=self.core.now() - at + before - started - self._draft_s,
-            decoding=sum(p.chooses for p in plan), prefill_tokens=sum(p.count - 1 for p in plan if not p.drafts.tokens),
+            decoding=sum(p.chooses for p in plan), prefill_tokens=sum(p.count - p.chooses for p in plan if not p.drafts.tokens),
             drafted_tokens=sum(len(p.drafts.tokens) for p in plan), running=len(self.running) + len(ended),
             waiting=len(self.waiting), cells=self.cells, draft_s=self._draft_s))
         return ended
@@ -165,14 +171,14 @@ class Scheduler:
             return
         while self.waiting and len(self.running) < self.max_running:
             job = self.waiting[0]
-            # A job needs room for all it would feed; alone it always has it (`submit` saw to that).
+            # A job needs room for all it would feed, beside what those running have still to feed; alone it always has
+            # it (`submit` saw to that).
             covered = self.cache.covers(job) if self.cache else 0
-            if not self._room(len(job.tokens) + 1 - covered) and self.running:
+            pending = sum(j.pending for j in self.running)
+            if not self._room(pending + len(job.tokens) + 1 - covered) and self.running:
                 return
             self.waiting.popleft()
-            job.slot = self._free.pop()
-            if job.started_s is None:
-                job.started_s = self.core.now()
+            job.slot = heapq.heappop(self._free)
             if self.cache:
                 self.cache.reuse(job)
             self.running.append(job)
@@ -193,7 +199,8 @@ class Scheduler:
         return []
 
     def _try_plan(self) -> list[_Part]:
-        deciding = [j for j in self.running if j.pending == 1]
+        # A prompt of one token waits its turn among the prompts.
+        deciding = [j for j in self.running if j.pending == 1 and j.done]
         if deciding and not self._room(len(deciding)):
             return []
         budget = self.token_budget - len(deciding)
@@ -204,7 +211,7 @@ class Scheduler:
         spent = sum(len(d.tokens) for d in proposed)
         budget, free = budget - spent, free - spent
         for job in self.running:
-            if job.pending > 1 and budget > 0:
+            if (job.pending > 1 or not job.done) and budget > 0:
                 wanted = min(job.pending, budget)
                 if wanted > free and self._room(len(deciding) + spent + wanted):
                     free = wanted
@@ -225,6 +232,8 @@ class Scheduler:
 
     def _fill(self, plan: list[_Part]) -> int:
         core, at = self.core, 0
+        # llama.cpp splits a batch over cells of their own wherever sequence numbers do not ascend one by one.
+        plan.sort(key=lambda part: part.job.slot)
         for part in plan:
             job, n = part.job, part.count
             end = at + n
@@ -237,7 +246,7 @@ class Scheduler:
         core.sequence_count[:at] = 1
         return at
 
-    def _harvest(self, plan: list[_Part], at_s: float) -> list[Job]:
+    def _harvest(self, plan: list[_Part]) -> list[Job]:
         rows = sum(1 + len(p.drafts.tokens) for p in plan if p.chooses)
         logits = self.core.logits(rows) if rows else None
         row, ended = 0, []
@@ -254,7 +263,7 @@ class Scheduler:
             else:
                 chosen = [job.picker.pick(part.first + part.count - 1, logits[row])]
             row += k + 1
-            self._take(job, chosen, k, at_s)
+            self._take(job, chosen, k, self.core.now())
             if job.finish_reason is not None:
                 ended.append(job)
                 self._leave(job)
@@ -296,7 +305,7 @@ class Scheduler:
         if self.drafter is not None:
             self.drafter.drop(job)
         self.core.forget(job.slot)
-        self._free.append(job.slot)
+        heapq.heappush(self._free, job.slot)
         job.slot = -1
 
     def _recover(self, plan: Iterable[_Part]) -> None:
