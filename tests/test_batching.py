@@ -160,6 +160,49 @@ def test_a_batch_is_filled_in_order_of_its_sequences() -> None:
         assert entries == sorted(entries)
 
 
+def test_over_cells_of_their_own_the_running_sequences_stay_side_by_side() -> None:
+    core = ScriptedCore(context_tokens=4 * 64, sequences=4, separate=True)
+    scheduler = Scheduler(core)
+    jobs = [submit(scheduler, i, 5 + i, output) for i, output in enumerate((2, 20, 3, 30, 9, 25))]
+    gaps = 0
+    while not scheduler.idle:
+        gaps += len(scheduler.running) < 4
+        scheduler.step()
+        entries = core.sequence[: scheduler.steps[-1].decoding, 0].tolist()
+        assert sorted(set(entries)) == list(range(len(set(entries))))
+    assert gaps
+    for job in jobs:
+        alone = Scheduler(ScriptedCore(context_tokens=64))
+        expected = submit(alone, 0, job.prompt_tokens, len(job.output))
+        while not alone.idle:
+            alone.step()
+        assert job.output == expected.output
+
+
+def test_a_sequence_that_is_moved_on_the_real_engine_answers_as_if_it_had_stayed() -> None:
+    weights = Weights(find("smollm2-135m").path)
+    context = Context(weights, context_tokens=1024, threads=1, sequences=4, unified=False, flash_attention="off")
+    asked = [(f"{word} is a", output) for word, output in (("Rain", 2), ("Bread", 12), ("Iron", 3), ("Snow", 14))]
+
+    def run(policy: Any) -> tuple[list[list[int]], int]:
+        context.clear()
+        scheduler, moved = Scheduler(context, policy=policy), 0
+        jobs = [scheduler.submit(Request(prompt=p, decoding=Decoding(max_tokens=n, ignore_eos=True)), weights.tokenize(p))
+                for p, n in asked]
+        while not scheduler.idle:
+            slots = {id(j): j.slot for j in scheduler.running}
+            scheduler.step()
+            moved += sum(slots.get(id(j), j.slot) != j.slot for j in scheduler.running)
+        return [j.output for j in jobs], moved
+
+    alone, _ = run("sequential")
+    together, moved = run("continuous")
+    assert moved > 0
+    assert together == alone
+    context.close()
+    weights.close()
+
+
 def test_a_server_keeps_only_its_last_steps() -> None:
     scheduler = Scheduler(ScriptedCore(), keep_steps=3)
     submit(scheduler, 0, 5, 20)

@@ -51,13 +51,13 @@ work = st.lists(st.tuples(st.integers(1, 60), st.integers(1, 30), st.sampled_fro
 @given(
     work=work, cells=st.integers(90, 200), sequences=st.integers(1, 6), budget=st.integers(6, 64),
     policy=st.sampled_from(["continuous", "static", "sequential"]), between=st.lists(st.integers(0, 5), max_size=14),
-    cancelled=st.sets(st.integers(0, 13), max_size=3),
+    cancelled=st.sets(st.integers(0, 13), max_size=3), separate=st.booleans(),
 )
 def test_no_request_is_lost_doubled_starved_or_changed(
     work: list[tuple[int, int, float]], cells: int, sequences: int, budget: int, policy: str, between: list[int],
-    cancelled: set[int],
+    cancelled: set[int], separate: bool,
 ) -> None:
-    core = ScriptedCore(context_tokens=cells, sequences=sequences)
+    core = ScriptedCore(context_tokens=90 * sequences if separate else cells, sequences=sequences, separate=separate)
     scheduler = Scheduler(core, policy=policy, token_budget=budget)  # type: ignore[arg-type]
     asked = [request(i, length, output, temperature, seed=i) for i, (length, output, temperature) in enumerate(work)]
     jobs, ended = [], []

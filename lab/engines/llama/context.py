@@ -81,6 +81,7 @@ class Context:
         if not unified:  # llama.cpp rounds every part up to 256 cells
             self.context_tokens = self.sequence_tokens * sequences
         self._arrays(self.batch_tokens, sequences)
+        self._viewed, self._view = (0, 0), np.empty((0, 0), np.float32)
 
     def _arrays(self, room: int, sequences: int) -> None:
         self.token = np.zeros(room, np.int32)
@@ -138,11 +139,14 @@ class Context:
     def logits(self, rows: int) -> NDArray[np.float32]:
         """Logits of the `rows` outputs of the last `decode`, in batch order: shape (rows, vocabulary), a live view."""
         pointer = C.llama_get_logits(self.pointer)
-        address = ctypes.cast(pointer, ctypes.c_void_p).value
-        if not address:
+        if not pointer:
             raise LabError("No logits were asked for in the last step.")
-        buffer: Any = (ctypes.c_float * (rows * self.weights.vocabulary)).from_address(address)
-        return np.frombuffer(buffer, np.float32).reshape(rows, self.weights.vocabulary)
+        address = ctypes.addressof(pointer.contents)
+        if (address, rows) != self._viewed:  # making the view takes 20 us, and llama.cpp seldom moves its buffer
+            buffer: Any = (ctypes.c_float * (rows * self.weights.vocabulary)).from_address(address)
+            self._view = np.frombuffer(buffer, np.float32).reshape(rows, self.weights.vocabulary)
+            self._viewed = (address, rows)
+        return self._view
 
     def synchronize(self) -> None:
         C.llama_synchronize(self.pointer)

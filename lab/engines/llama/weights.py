@@ -69,6 +69,7 @@ class Weights:
         self.eos: int = C.llama_vocab_eos(self.vocab)
         self.adds_bos: bool = C.llama_vocab_get_add_bos(self.vocab)
         self._pieces: dict[int, bytes] = {}
+        self._ends: dict[int, bool] = {}
         self._buffer = ctypes.create_string_buffer(512)
 
     def tokenize(self, text: str, *, special: bool = False) -> list[int]:
@@ -96,7 +97,10 @@ class Weights:
         return b"".join(map(self.piece, tokens)).decode("utf-8", "replace")
 
     def is_end(self, token: int) -> bool:
-        return bool(C.llama_vocab_is_eog(self.vocab, token))
+        found = self._ends.get(token)
+        if found is None:
+            found = self._ends[token] = bool(C.llama_vocab_is_eog(self.vocab, token))
+        return found
 
     def check(self, tokens: Sequence[int]) -> None:
         """Raise `LabError` if a token is not of this vocabulary."""

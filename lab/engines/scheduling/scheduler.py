@@ -144,6 +144,7 @@ class Scheduler:
         """Admit, evaluate one batch, choose tokens; returns the jobs that ended."""
         started, self._draft_s = self.core.now(), 0.0
         self._admit()
+        self._close_gaps()
         plan = self._plan()
         if not plan:
             return []
@@ -182,6 +183,23 @@ class Scheduler:
             if self.cache:
                 self.cache.reuse(job)
             self.running.append(job)
+
+    def _close_gaps(self) -> None:
+        """Move the last sequences into numbers that others left.
+
+        llama.cpp evaluates cells of their own in one piece only where sequence numbers have no gap: 8 sequences with one
+        between each took 60 ms a step, side by side 32 ms. A draft model keeps its own cells by the same numbers, so
+        with one the gaps stay.
+        """
+        if self.core.sequence_tokens == self.core.context_tokens or self.drafter is not None:
+            return
+        while self.running and self._free and self._free[0] < max(j.slot for j in self.running):
+            job = max(self.running, key=lambda j: j.slot)
+            target = heapq.heapreplace(self._free, job.slot)
+            if job.done:
+                self.core.copy(job.slot, target)
+                self.core.forget(job.slot)
+            job.slot = target
 
     def _room(self, cells: int) -> bool:
         missing = self.cells + cells - self.core.context_tokens
@@ -236,13 +254,17 @@ class Scheduler:
         plan.sort(key=lambda part: part.job.slot)
         for part in plan:
             job, n = part.job, part.count
-            end = at + n
-            core.token[at:end] = [*job.tokens[job.done : job.done + n], *part.drafts.tokens][:n]
-            core.position[at:end] = np.arange(job.done, job.done + n)
-            core.sequence[at:end, 0] = job.slot
-            core.output[at:end] = 1 if part.drafts.tokens else 0
-            core.output[end - 1] = part.chooses
-            part.first, at = at, end
+            part.first, end = at, at + n
+            if n == 1:  # a slice costs five times as much as an element
+                core.token[at], core.position[at] = job.tokens[job.done], job.done
+                core.sequence[at, 0], core.output[at] = job.slot, part.chooses
+            else:
+                core.token[at:end] = [*job.tokens[job.done : job.done + n], *part.drafts.tokens][:n]
+                core.position[at:end] = np.arange(job.done, job.done + n)
+                core.sequence[at:end, 0] = job.slot
+                core.output[at:end] = 1 if part.drafts.tokens else 0
+                core.output[end - 1] = part.chooses
+            at = end
         core.sequence_count[:at] = 1
         return at
 

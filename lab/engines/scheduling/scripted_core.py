@@ -24,10 +24,10 @@ class ScriptedCore:
 
     def __init__(
         self, *, context_tokens: int = 256, sequences: int = 8, batch_tokens: int = 64, vocabulary: int = 257,
-        sharpness: float = 2.0, seed: int = 0, step_s: float = 0.004, token_s: float = 0.0005,
+        sharpness: float = 2.0, seed: int = 0, step_s: float = 0.004, token_s: float = 0.0005, separate: bool = False,
     ) -> None:
         self.context_tokens, self.sequences, self.batch_tokens = context_tokens, sequences, batch_tokens
-        self.sequence_tokens = context_tokens
+        self.sequence_tokens = context_tokens // sequences if separate else context_tokens
         self.vocabulary, self._sharpness, self._seed = vocabulary, sharpness, seed
         self._step_s, self._token_s, self.clock_s = step_s, token_s, 0.0
         self.token = np.zeros(batch_tokens, np.int32)
@@ -58,6 +58,8 @@ class ScriptedCore:
                 if position != len(held) or not 0 <= token < self.vocabulary:
                     raise LabError(f"Token {token} at position {position} does not continue sequence {sequence}, "
                                    f"which has {len(held)}.")
+                if len(held) >= self.sequence_tokens:
+                    raise KVCacheFull(f"The {self.sequence_tokens:,} cells of sequence {sequence} are full.")
                 held[position] = (cell, token)
             if self.output[i]:
                 held = self._held[self.sequence[i, 0]]
