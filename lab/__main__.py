@@ -35,6 +35,8 @@ running_app = typer.Typer(no_args_is_help=True, help="Run an experiment; its fla
 app.add_typer(running_app, name="run", no_args_is_help=True)
 bench_app = typer.Typer(no_args_is_help=True, help="Compare our speed and memory with a peer's, in one run, as ratios.")
 app.add_typer(bench_app, name="bench")
+engines_app = typer.Typer(no_args_is_help=True, help="Engines that can be asked, and the installation of those that need one.")
+app.add_typer(engines_app, name="engines")
 out = Console(highlight=False)
 
 _USERS_TO_MEND = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
@@ -91,6 +93,29 @@ def _model(name: str, title: str, licence: str, context: int, size: int, sha256:
     out.print(f"    {size / 1e6:,.1f} MB, context {context:,} tokens, licence {escape(licence)}", soft_wrap=True)
     out.print(f"    sha256 {sha256}", soft_wrap=True)
     out.print(f"    {escape(source)}", soft_wrap=True)
+
+
+@engines_app.command("list")
+def engines_list() -> None:
+    """The engines there are, with what is installed of them."""
+    from lab import engines
+    from lab.engines.vllm_parts import environment
+
+    for name in engines.names():
+        out.print(f"[bold]{name}[/]  {escape(_said_of('engines', name))}", soft_wrap=True)
+        if name == "vllm":
+            out.print(f"    {escape(environment.described())}", style="dim", soft_wrap=True)
+
+
+@engines_app.command("install")
+def engines_install(engine: Annotated[str, typer.Argument(help="only 'vllm' needs an installation of its own")]) -> None:
+    """Make an engine's own environment in the cache folder; one that is whole already is left as it is."""
+    from lab.engines.vllm_parts import environment, install
+
+    if engine != "vllm":
+        raise LabError(f"Engine '{engine}' needs no installation of its own; the one that does is 'vllm'.")
+    install.install(lambda line: out.print(escape(line), soft_wrap=True))
+    out.print(escape(environment.described()), soft_wrap=True)
 
 
 @app.command()
@@ -157,6 +182,38 @@ def history(port: Annotated[int, typer.Option(help="port on 127.0.0.1", min=1, m
             env={"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"})
 
 
+@app.command()
+def serve(
+    model: Annotated[str, typer.Argument(help="catalogue name or path of a .gguf file", metavar="MODEL")],
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="port to listen on; 0 takes a free one", min=0, max=65535)] = 8080,
+    engine: Annotated[str, typer.Option(help="'llama_cpp', or 'scripted' to serve without a model")] = "llama_cpp",
+    context_tokens: Annotated[int, typer.Option(help="KV cells of all requests together; 0 is up to 8192")] = 0,
+    max_running: Annotated[int, typer.Option(help="requests decoded at a time")] = 16,
+    threads: Annotated[int, typer.Option(help="engine threads; 0 is all physical cores")] = 0,
+    flash_attention: Annotated[str, typer.Option(help="auto, on or off")] = "auto",
+    kv_type: Annotated[str, typer.Option(help="type of the KV cache: f16, q8_0, ...")] = "f16",
+    token_budget: Annotated[int, typer.Option(help="tokens of one step, prompts included; 0 is 512")] = 0,
+    queue: Annotated[int, typer.Option(help="requests that may wait; more are refused with 429")] = 64,
+    prefix_cache: Annotated[bool, typer.Option(help="keep the beginnings of prompts; without it each request has an equal "
+                                                    "part of the cells")] = True,
+    draft: Annotated[str, typer.Option(help="none, prompt_lookup, session_ngram or the model that drafts")] = "none",
+    draft_tokens: Annotated[int, typer.Option(help="tokens drafted a step; 0 adapts to what they earn")] = 0,
+    step_ms: Annotated[float, typer.Option(help="scripted engine: duration of a step")] = 4.0,
+    key_env: Annotated[str, typer.Option(help="environment variable with the key that clients must send", metavar="NAME")] = "",
+    tie: Annotated[int | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Serve a model over HTTP as OpenAI does: /v1/chat/completions, /v1/completions, /v1/models, /health, /metrics."""
+    from lab.engines.http.running import serve as run
+    from lab.engines.http.served import ServeSettings
+
+    settings = ServeSettings(
+        engine=engine, context_tokens=context_tokens, max_running=max_running, threads=threads,
+        flash_attention=flash_attention, kv_type=kv_type, token_budget=token_budget, queue=queue, prefix_cache=prefix_cache,  # type: ignore[arg-type]
+        draft=draft, draft_tokens=draft_tokens, step_ms=step_ms)
+    run(model, settings, host=host, port=port, key_env=key_env, tie=tie, say=lambda line: print(line, flush=True))
+
+
 def _experiment_command(name: str) -> Callable[..., None]:
     """A typer command whose options are the fields of the experiment's config."""
     cls = experiments.find(name)
@@ -192,11 +249,16 @@ def _bench_command(name: str) -> Callable[..., None]:
         result = importlib.import_module(f"lab.bench.{name}").main()
         _write(json_, result)
 
+    command.__doc__ = _said_of("bench", name)
+    return command
+
+
+def _said_of(folder: str, name: str) -> str:
+    """The first line of a module's docstring, read without importing it."""
     import ast
 
-    tree = ast.parse((Path(__file__).parent / "bench" / f"{name}.py").read_text())
-    command.__doc__ = (ast.get_docstring(tree) or name).splitlines()[0]
-    return command
+    tree = ast.parse((Path(__file__).parent / folder / f"{name}.py").read_text())
+    return (ast.get_docstring(tree) or name).splitlines()[0]
 
 
 def _print(done: Outcome) -> None:

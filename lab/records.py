@@ -62,6 +62,8 @@ class Usage:
     cached_tokens: int | None = None
     drafted_tokens: int | None = None
     accepted_tokens: int | None = None
+    output_tokens: int | None = None
+    """As a server reports it; what was counted is `len(Generation.tokens_at_s)`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +102,8 @@ class Generation:
     usage: Usage = Usage()
     finish_reason: FinishReason = "stop"
     error: str | None = None
+    error_kind: str | None = None
+    """A word to count failures by: refused, reset, closed, timeout, http_429, malformed ... None when it has no kind."""
 
 
 @dataclass(frozen=True, kw_only=True)

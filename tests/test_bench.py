@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.bench import engine, pairing
+from lab.bench import engine, pairing, peers
 from lab.engines import open_engine
 from lab.errors import LabError
 from lab.metrics import perplexity
@@ -66,6 +67,16 @@ def test_llama_bench_speeds_are_tokens_over_the_seconds_of_the_sample() -> None:
     output = json.dumps([{"n_prompt": 512, "n_gen": 0, "samples_ns": [2_000_000_000]},
                          {"n_prompt": 0, "n_gen": 64, "samples_ns": [500_000_000]}])
     assert engine.parse_bench(output) == {"prefill": 256.0, "decode": 128.0}
+
+
+def test_a_tool_that_fails_is_named_with_the_last_line_it_printed() -> None:
+    said = "import sys; print('figures'); print('why it failed', file=sys.stderr); sys.exit({})"
+    assert peers.printed([sys.executable, "-c", said.format(0)]) == "figures\nwhy it failed\n"
+    with pytest.raises(LabError, match=r"python.* -c .* failed \(why it failed\); run it by hand") as refused:
+        peers.run([sys.executable, "-c", said.format(3)])
+    assert str(refused.value).endswith(".")
+    with pytest.raises(LabError, match="no output"):
+        peers.run([sys.executable, "-c", "raise SystemExit(1)"])
 
 
 LOG = """0.01.064.162 I cmn          init: llama threadpool init, n_threads = 2

@@ -14,7 +14,9 @@ from lab.records import Decoding, Message, Request
 ENGINES = {
     "llama_cpp": {"model": "smollm2-135m", "context_tokens": 512, "threads": 2, "flash_attention": "off"},
     "scripted": {"model": "markov"},
+    "server": {"model": "markov", "engine": "scripted", "step_ms": 0.0},
 }
+SHOWS_NO_LOGITS = {"server"}
 PROMPT = "The capital of France is"
 
 
@@ -51,6 +53,10 @@ def test_greedy_decoding_repeats_itself(engine: Engine) -> None:
 def test_greedy_decoding_takes_the_largest_logit(engine: Engine) -> None:
     request = ask(engine, max_tokens=5)
     prompt, result = engine.prompt_tokens(request), generate(engine, request)
+    if engine.settings["engine"] in SHOWS_NO_LOGITS:
+        with pytest.raises(LabError, match=r"logits.*\.$"):
+            engine.logits(prompt)
+        return
     rows = engine.logits([*prompt, *result.tokens[:-1]], start=len(prompt) - 1)
     assert tuple(rows.argmax(axis=1)) == result.tokens
 
@@ -105,6 +111,10 @@ def test_a_stream_that_is_dropped_leaves_the_next_request_untouched(engine: Engi
 def test_branches_score_as_if_each_were_read_alone(engine: Engine) -> None:
     prefix = engine.tokenize(PROMPT)
     branches = [engine.tokenize(t) for t in (" Paris", " London is big", " a", " no")]
+    if engine.settings["engine"] in SHOWS_NO_LOGITS:
+        with pytest.raises(LabError, match=r"score.*\.$"):
+            engine.branch_logprobs(prefix, branches)
+        return
     together = engine.branch_logprobs(prefix, branches)
     for branch, scores in zip(branches, together, strict=True):
         logits = engine.logits([*prefix, *branch], start=len(prefix) - 1).astype(np.float64)

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAB = ROOT / "lab"
 FLOORS = (
-    ("errors", "records", "names", "stats", "machine", "gguf_header", "models", "text", "data"),
+    ("errors", "records", "names", "stats", "machine", "energy", "gguf_header", "models", "text", "data"),
     ("engines", "load"),
     ("metrics", "safety", "retrieval"),
     ("experiments",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import tempfile
@@ -11,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lab import machine
 from lab.engines.llama.context import Context
 from lab.engines.llama.weights import Weights
 from lab.engines.scheduling.job import Job
@@ -25,7 +28,9 @@ from lab.engines.scheduling.scripted_core import ScriptedCore
 from lab.engines.scheduling.state_files import DiskStates, identity
 from lab.engines.scheduling.states import MemoryStates
 from lab.errors import LabError
-from lab.experiments.prompt_cache import PromptCache
+from lab.experiments.prompt_cache import MOST_SLOTS, Pass, PromptCache, saved
+from lab.load.scheduled import closed_loop
+from lab.metrics import speed
 from lab.models import find
 from lab.records import Decoding, Request
 
@@ -215,6 +220,27 @@ def test_every_tier_reuses_the_common_part_of_a_longer_prompt_and_leaves_a_token
     assert ask(cache, core, 0, 48, 5, 3, 1, slots=slots).cached_tokens == 52, "the same prompt leaves its last token"
     assert cache.counts.hits == {tier: 3}
     assert len(cache.counts.save_s) == (0 if tier == "cells" else 1), "suffixes shorter than min_tokens are not kept"
+
+
+@pytest.mark.parametrize("tier", ["cells", "memory", "disk"])
+def test_a_match_shorter_than_the_shortest_is_chance_and_takes_nothing_from_the_cache(tier: str, tmp_path: Path) -> None:
+    core, slots = ScriptedCore(), 2 if tier == "cells" else 0
+    cache = TieredPrefixCache(
+        core, slots=slots, min_tokens=16, memory=MemoryStates(10**6) if tier == "memory" else None,
+        disk=DiskStates(tmp_path, identity=OURS, capacity_bytes=10**6) if tier == "disk" else None)
+    ask(cache, core, 0, 48, 2, 1, 1, slots=slots)
+    for shared in (5, 15):
+        asked = Scheduler(core, cache=cache, first_slot=slots).submit(*request(0, shared, 6, 1, 2))
+        assert cache.covers(asked) == 0
+        assert ask(cache, core, 0, shared, 6, 1, 2, slots=slots).cached_tokens == 0
+    assert (cache.counts.hits, cache.counts.misses) == ({}, 3)
+    assert ask(cache, core, 0, 16, 6, 1, 2, slots=slots).cached_tokens == 16
+    # What cannot be reused counts for nothing either when an entry asks to be kept: 15 tokens in common, 30 in all.
+    assert cache.counts.kept == 2
+    ask(cache, core, 1, 48, 2, 1, 3, slots=slots)
+    ask(cache, core, 1, 15, 15, 1, 4, slots=slots)
+    assert cache.counts.kept == 4
+    assert ask(cache, core, 1, 15, 15, 1, 4, slots=slots).cached_tokens == 29
 
 
 def test_an_evicted_entry_goes_down_a_tier_and_comes_back_up_when_it_is_hit(tmp_path: Path) -> None:
@@ -468,9 +494,109 @@ def test_on_the_real_engine_no_tier_changes_a_token(weights: Weights, tmp_path: 
 # The experiment
 
 
+class SlowSave(ScriptedCore):
+    """Saving a state takes `save_s` seconds of the virtual clock, restoring one a tenth of that."""
+
+    save_s = 0.01
+
+    def save(self, sequence: int) -> bytes:
+        self.clock_s += self.save_s
+        return super().save(sequence)
+
+    def restore(self, sequence: int, state: bytes) -> None:
+        self.clock_s += self.save_s / 10
+        super().restore(sequence, state)
+
+
+def passed(save_s: float, cached: bool, questions: int = 6) -> Pass:
+    core = SlowSave(context_tokens=400, sequences=1)
+    core.save_s = save_s
+    cache = TieredPrefixCache(core, memory=MemoryStates(10**6), min_tokens=16) if cached else None
+    scheduler = Scheduler(core, cache=cache)
+    with machine.Watch() as watch:
+        jobs = closed_loop(scheduler, [request(0, 48, 4 + i, 2, 2 * i) for i in range(questions)], 1)
+    return Pass(generations=tuple(job.generation() for job in jobs), cache=cache, watched=watch.result, preemptions=0)
+
+
+@pytest.mark.parametrize("save_s", [0.0, 0.01, 5.0])
+def test_the_time_to_keep_entries_is_set_against_what_they_save(save_s: float) -> None:
+    cold, warm = passed(save_s, False), passed(save_s, True)
+    assert warm.cache is not None
+    assert warm.cache.counts.kept_s == pytest.approx(save_s)
+    assert warm.cache.counts.spent_s == pytest.approx(save_s + 5 * save_s / 10)
+    found = saved([warm, warm], [cold, cold])
+    first, before = (sum(speed.ttft_s(g) for g in one.generations) for one in (warm, cold))
+    share = found["waiting_saved_share"]
+    assert share.value == pytest.approx(1 - (first + save_s) / before)  # type: ignore[union-attr]
+    assert (share.value > 0) == (save_s < 5)  # type: ignore[union-attr]
+    assert found["keep_per_request_s"] == pytest.approx(save_s / 6)
+    assert found["warm_requests"] == 2 * 5
+
+
+def test_rounds_of_the_same_requests_make_no_saving_more_certain() -> None:
+    cold, warm = passed(0.01, False), passed(0.01, True)
+    once, often = (saved([warm] * n, [cold] * n) for n in (1, 5))
+    for name in ("waiting_saved_share", "warm_first_token_s", "warm_to_cold_share"):
+        a, b = once[name], often[name]
+        assert (a.value, a.low, a.high) == pytest.approx((b.value, b.low, b.high))  # type: ignore[union-attr]
+    assert math.isnan(saved([passed(0.01, True, 2)], [passed(0.01, False, 2)])["waiting_saved_share"].low)  # type: ignore[union-attr]
+
+
+def test_caches_and_no_cache_take_turns_and_every_round_starts_empty() -> None:
+    order: list[str] = []
+
+    class Noted(PromptCache):
+        def _pass(self, context: Any, cache: TieredPrefixCache | None, work: Any, title: str) -> Pass:
+            order.append(title.rsplit(", ", 1)[1])
+            assert cache is None or cache.counts.kept == 0
+            return super()._pass(context, cache, work, title)
+
+    config = Noted(tiers=("cells", "memory"), workloads=("system",), prefix_tokens=(48,), reuse_rates=(1.0,), capacities_mb=(1.0,),
+                   requests=3, repeats=3, min_tokens=16)
+    core = ScriptedCore(context_tokens=600, sequences=1 + MOST_SLOTS)
+    work = [request(0, 48, 4 + i, 2, 2 * i) for i in range(3)]
+    made = config._measured(core, [p.measured for p in config.points()], work, 1.0, "name")  # type: ignore[arg-type]
+    assert order == ["none", "cells 1 MB", "memory 1 MB", "memory 1 MB", "cells 1 MB", "none", "none", "cells 1 MB", "memory 1 MB"]
+    for point, trial in made.items():
+        assert len(trial.generations) == 9
+        if point.tier != "none":
+            assert (trial.measures["warm_requests"], trial.measures["differing_outputs"]) == (6, 0)
+
+
+@pytest.mark.parametrize("fields", [{"prefix_tokens": (64, 9000)}, {"output_tokens": 9000}])
+def test_requests_that_do_not_fit_the_model_are_refused_before_any_context(fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a context was opened before the refusal")
+
+    monkeypatch.setattr(Context, "__init__", never)
+    config = PromptCache(threads=1, **fields)
+    for refused in (config.check, lambda: next(config.run())):
+        with pytest.raises(LabError, match=r"prompt of [\d,]+ tokens and [\d,]+ output tokens do not fit the context of 8,192"):
+            refused()
+
+
+def caches(share: float, low: float, differing: float = 0.0) -> pd.DataFrame:
+    row = {"params.workload": "system", "params.prefix_tokens": 64, "params.reuse_rate": 1.0, "params.capacity_mb": 8.0,
+           "params.factor": "prefix_tokens", "params.base": "yes", "metrics.break_even_tokens": 3.0}
+    return pd.DataFrame([{**row, "name": "none", "params.tier": "none"},
+                         {**row, "name": "cells", "params.tier": "cells", "metrics.waiting_saved_share": share,
+                          "metrics.waiting_saved_share_low": low, "metrics.prompt_reused_share": 0.5,
+                          "metrics.differing_outputs": differing}])
+
+
+def test_the_verdict_claims_no_saving_it_does_not_see_and_no_cause_it_has_not_tested() -> None:
+    config = PromptCache(requests=10, repeats=2)
+    good = config.verdict(caches(0.5, 0.3, 4))
+    assert good.chosen == "cells" and good.caveats == ()
+    assert any("4 of 20 answers" in line and "possible cause, not tested" in line for line in good.why)
+    unsure = config.verdict(caches(0.5, -0.1))
+    assert unsure.chosen == "cells" and any("not wholly above zero" in line for line in unsure.caveats)
+    assert config.verdict(caches(-0.2, -0.5)).chosen is None
+
+
 @pytest.mark.parametrize("fields", [
     {"tiers": ("tape",)}, {"tiers": ()}, {"workloads": ("poems",)}, {"prefix_tokens": ()}, {"prefix_tokens": (0,)},
-    {"capacities_mb": (-1.0,)}, {"reuse_rates": (1.2,)}, {"requests": 0}, {"groups": 0}])
+    {"capacities_mb": (-1.0,)}, {"reuse_rates": (1.2,)}, {"requests": 0}, {"groups": 0}, {"repeats": 0}])
 def test_a_config_that_cannot_run_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(LabError):
         PromptCache(**fields)
@@ -493,7 +619,7 @@ def test_the_experiment_compares_every_tier_with_the_same_requests_cold(module_s
 
     monkeypatch.setenv("LAB_HOME", str(module_store))
     config = PromptCache(workloads=("few_shot",), groups=1, prefix_tokens=(40,), reuse_rates=(1.0,), capacities_mb=(8.0, 0.1),
-                         requests=3, output_tokens=2, threads=1)
+                         requests=3, repeats=1, output_tokens=2, threads=1)
     done = running.run(config)
     trials = done.trials
     assert len(trials) == config.size() == 8

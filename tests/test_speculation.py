@@ -6,6 +6,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,17 @@ from lab.engines.scheduling import costs
 from lab.engines.scheduling.adaptive import REFILL_SHARE, Adaptive
 from lab.engines.scheduling.costs import StepCosts, acceptance, expected_tokens
 from lab.engines.scheduling.draft_model import DraftModel
-from lab.engines.scheduling.drafters import PromptLookup, Recorded, SessionNgram
+from lab.engines.scheduling.drafters import BLOCK, PromptLookup, Recorded, SessionNgram
 from lab.engines.scheduling.job import Job
-from lab.engines.scheduling.sampling import distribution
+from lab.engines.scheduling.sampling import distribution, draw
 from lab.engines.scheduling.scheduler import Scheduler
 from lab.engines.scheduling.scripted_core import ScriptedCore
 from lab.engines.scheduling.speculation import Drafter, Drafts, verify
 from lab.engines.scheduling.suffixes import SuffixIndex
 from lab.errors import LabError
-from lab.experiments.speculative import Arm, Served, Speculative, compared, decide, geometric_mean, serve
+from lab.experiments.speculative import Arm, Served, Speculative, compared, decide, geometric_mean, paired, serve
 from lab.records import Decoding, Request
+from lab.stats import clustered_mean
 
 DRAFTED = ScriptedCore(vocabulary=257, sharpness=2.0, seed=0)
 
@@ -205,6 +207,51 @@ def test_the_first_verified_token_is_drawn_from_the_target_whatever_the_draft_dr
         assert chisquare(counts[p > 0], 3000 * p[p > 0] / p[p > 0].sum()).pvalue > 1e-6
 
 
+def sorted_whole(logits: Any, decoding: Decoding) -> Any:
+    """The distribution as its definition reads: sort everything, then filter step by step."""
+    p = np.exp(logits.astype(np.float64) - float(logits.max()))
+    order = np.argsort(-p, kind="stable")
+    kept = order[: decoding.top_k or len(p)]
+    before = np.cumsum(p[kept]) - p[kept]
+    kept = kept[(before < decoding.top_p * p[kept].sum()) | (np.arange(len(kept)) == 0)] if decoding.top_p < 1 else kept
+    kept = kept[p[kept] >= decoding.min_p]
+    found = np.zeros(len(p))
+    found[kept] = p[kept] ** (1 / decoding.temperature)
+    return found / found.sum()
+
+
+@settings(max_examples=300, deadline=None)
+@given(seed=st.integers(0, 10**6), size=st.sampled_from([1, 2, 7, 300, 3000]), spread=st.sampled_from([0.0, 0.3, 3.0, 40.0]),
+       steps=st.sampled_from([0, 2]), top_k=st.sampled_from([0, 1, 2, 40, 5000]), top_p=st.sampled_from([0.013, 0.5, 0.9, 0.9991, 1.0]),
+       min_p=st.sampled_from([0.0, 0.0503, 0.7]), temperature=st.sampled_from([0.3, 1.0, 2.0]))
+def test_filters_keep_the_tokens_that_sorting_the_whole_vocabulary_would_keep(
+    seed: int, size: int, spread: float, steps: int, top_k: int, top_p: float, min_p: float, temperature: float
+) -> None:
+    values = spread * np.random.default_rng(seed).standard_normal(size)
+    logits = (np.round(values * steps) / steps if steps else values).astype(np.float32)  # rounded ones have many equals
+    decoding = Decoding(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    found, expected = distribution(logits, decoding), sorted_whole(logits, decoding)
+    assert found.sum() == pytest.approx(1)
+    # Sums in another order differ in their last digits: the one token in which top-p is reached may be on either side.
+    assert (np.abs(found - expected) > 1e-9).sum() == 0 or abs(int((found > 0).sum()) - int((expected > 0).sum())) == 1
+
+
+class Fixed(np.random.Generator):
+    """Draws `value` for ever."""
+
+    value = 0.0
+
+    def random(self, *_: Any, **__: Any) -> Any:
+        return self.value
+
+
+@given(st.lists(st.floats(0, 1e6) | st.just(0.0), min_size=1, max_size=9).filter(lambda p: sum(p) > 1e-9))
+def test_a_token_without_probability_is_never_drawn(p: list[float]) -> None:
+    fixed = Fixed(np.random.PCG64(0))
+    for fixed.value in (0.0, 0.5, float(np.nextafter(1.0, 0.0))):
+        assert p[draw(np.array(p), fixed)] > 0
+
+
 # Looking up
 
 
@@ -222,6 +269,21 @@ def test_prompt_lookup_finds_the_longest_suffix_that_occurred_before_and_where_f
         assert start - length == next(i for i in range(n) if tokens[i : i + length] == tokens[n - length :])
         repeated = [*tokens, *index.follow(start, 12)]
         assert all(repeated[start + i] == repeated[n + i] for i in range(12))
+
+
+@settings(max_examples=200, deadline=None)
+@given(tokens=st.lists(st.integers(0, 2), min_size=2, max_size=80), most=st.integers(1, 40), limit=st.integers(0, 40))
+def test_a_lookup_drafts_no_more_than_it_has_matched_rounded_up_to_whole_blocks(tokens: list[int], most: int, limit: int) -> None:
+    job = Scheduler(ScriptedCore(context_tokens=400)).submit(Request(tokens=tuple(tokens), decoding=Decoding(max_tokens=50)), tokens)
+    (drafts,) = PromptLookup(most).propose([job], [limit])
+    n, matched = len(drafts.tokens), drafts.evidence
+    assert n <= min(most, limit)
+    if matched < 2:
+        assert n == 0
+    elif n < min(most, limit):
+        assert (n + 1) % BLOCK == 0 and matched <= n < matched + BLOCK
+    else:
+        assert n <= matched + BLOCK
 
 
 def test_the_work_of_the_index_does_not_grow_with_the_length() -> None:
@@ -334,6 +396,22 @@ def test_measured_costs_are_those_of_the_core_and_leave_its_cache_empty() -> Non
     assert priced.step_s(100) == pytest.approx(0.004 + 0.0005 * 100)
 
 
+@pytest.mark.parametrize("cells", [10, 24, 60])
+def test_steps_are_priced_only_as_far_as_the_context_holds(cells: int) -> None:
+    core = ScriptedCore(context_tokens=cells, sequences=2, batch_tokens=64)
+    priced = costs.measure(core, batch=2, most_tokens=60)
+    assert 3 <= priced.tokens[-1] <= cells - 2
+    assert core.used() == 0
+    parts = ScriptedCore(context_tokens=cells, sequences=2, batch_tokens=64)
+    parts.sequence_tokens = cells // 2
+    assert costs.measure(parts, batch=2, most_tokens=60).tokens[-1] <= 2 * (cells // 2 - 1)
+
+
+def test_a_context_too_small_to_speculate_in_is_refused_in_a_sentence() -> None:
+    with pytest.raises(LabError, match=r"context of 7 tokens .* cannot hold 4 sequences that speculate; ask for a larger"):
+        costs.measure(ScriptedCore(context_tokens=7, sequences=4), batch=4, most_tokens=8)
+
+
 class Always(Garbage):
     """Offers as much as it may, all of it right with probability `right`."""
 
@@ -435,7 +513,9 @@ def test_a_draft_of_another_vocabulary_is_refused_in_a_sentence(texts: list[byte
     assert str(refused.value).endswith(".")
 
 
-def test_a_model_file_with_one_word_changed_is_refused_as_a_draft(tmp_path: Path) -> None:
+def test_a_model_file_with_one_word_changed_is_refused_as_a_draft_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from lab.models import find
 
     raw = bytearray(find("smollm2-135m").path.read_bytes())
@@ -444,8 +524,33 @@ def test_a_model_file_with_one_word_changed_is_refused_as_a_draft(tmp_path: Path
     raw[at + 8 + 2 : at + len(word)] = b"wonderments"
     other = tmp_path / "other.gguf"
     other.write_bytes(raw)
-    with pytest.raises(LabError, match=r"other cannot draft for .*SmolLM2.*: its token \d+ is 'Ġwonderments' where"):
-        next(Speculative(draft=str(other), drafters=(), batch=(1,), kinds=("code",), threads=1, context_tokens=512).run())
+    config = Speculative(draft=str(other), drafters=("self_draft",), batch=(1,), kinds=("code",), threads=1, context_tokens=512)
+    refuse_work(monkeypatch)
+    for refused in (config.check, lambda: next(config.run())):
+        with pytest.raises(LabError, match=r"other cannot draft for .*SmolLM2.*: its token \d+ is 'Ġwonderments' where"):
+            refused()
+
+
+def refuse_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on no context may be opened, no draft be cut out of the target and no step be priced."""
+    from lab.engines.llama import context, draft
+
+    def never(*_: Any, **__: Any) -> Any:
+        raise AssertionError("work was begun before the refusal")
+
+    for owner, name in ((context.Context, "__init__"), (draft, "self_draft"), (costs, "measure")):
+        monkeypatch.setattr(owner, name, never)
+
+
+@pytest.mark.parametrize("fields", [{"context_tokens": 150}, {"output_tokens": 4000}, {"output_tokens": 9000, "context_tokens": 20_000}])
+def test_tasks_that_do_not_fit_the_context_are_refused_before_any_work(
+    fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_work(monkeypatch)
+    config = Speculative(drafters=("prompt_lookup", "self_draft"), kinds=("copy_editing",), threads=1, **fields)
+    for refused in (config.check, lambda: next(config.run())):
+        with pytest.raises(LabError, match=r"prompt of \d+ tokens and [\d,]+ output tokens do not fit the context of"):
+            refused()
 
 
 # The real engine
@@ -540,14 +645,74 @@ def test_the_predicted_speedup_meets_the_measured_one_where_the_cost_model_is_ex
         assert found["differing_sequences"] == 0
         assert found["acceptance_rate"] == pytest.approx(right, abs=0.06)
         assert found["predicted_speedup"] == pytest.approx(found["speedup"].value, rel=0.08)  # type: ignore[union-attr]
+        allowed, _ = compared(without, served, Arm(drafter="prompt_lookup", tokens=31), priced, 2, greedy=True)
+        usual = priced.step_s(2 * (1 + 4)) / priced.step_s(2)
+        assert allowed["verify_cost"] == pytest.approx(usual), "what was drafted is priced, not what might have been"
 
 
 @given(st.lists(st.floats(0.1, 10), min_size=3, max_size=20))
 @settings(deadline=None, max_examples=30)
 def test_swapping_the_sides_turns_the_mean_speedup_over(ratios: list[float]) -> None:
-    there, back = geometric_mean(ratios), geometric_mean([1 / r for r in ratios])
+    names, servings = [f"t{i}" for i in range(len(ratios))], [i // 2 for i in range(len(ratios))]
+    there, back = geometric_mean(ratios, names, servings), geometric_mean([1 / r for r in ratios], names, servings)
     assert there.value * back.value == pytest.approx(1)
     assert there.low <= there.value * (1 + 1e-9) and there.value <= there.high * (1 + 1e-9)
+
+
+@given(st.lists(st.floats(0.2, 5), min_size=2, max_size=4), st.integers(2, 9))
+@settings(deadline=None, max_examples=50)
+def test_asking_the_same_tasks_again_makes_no_speedup_more_certain(ratios: list[float], times: int) -> None:
+    names = [f"t{i}" for i in range(len(ratios))]
+    once = geometric_mean(ratios, names, range(len(ratios)))
+    often = geometric_mean(ratios * times, names * times, range(len(ratios) * times))
+    assert (often.value, often.low, often.high) == pytest.approx((once.value, once.low, once.high))
+    logs = clustered_mean(np.log(ratios), names)
+    assert once.high / once.value == pytest.approx(math.exp(logs.high - logs.value))
+    assert math.isnan(geometric_mean(ratios, ["one"] * len(ratios), range(len(ratios))).low)
+
+
+def test_what_the_machine_did_to_all_that_was_served_at_once_makes_a_speedup_unsure() -> None:
+    tasks_, servings = [f"t{i}" for _ in range(2) for i in range(8)], [serving for serving in range(2) for _ in range(8)]
+    moody = geometric_mean([1.2] * 8 + [1.1] * 8, tasks_, servings)  # every task alike, every serving apart
+    assert moody.low < 1 < moody.value
+    assert geometric_mean([1.2, 1.1] * 8, tasks_, servings).high < moody.high
+    assert math.isnan(geometric_mean([1.2] * 8, tasks_[:8], servings[:8]).low)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_plain_decoding_and_every_drafter_take_turns_task_by_task(batch: int) -> None:
+    config = Speculative(drafters=("prompt_lookup", "session_ngram"), draft_tokens=(4,), adaptive=False, batch=(batch,), items=4)
+    core = ScriptedCore(context_tokens=1000, sequences=2)
+    work = [asked(i, 5, 20) for i in range(4)]
+    trials = config._point({"target": core}, dict.fromkeys(("prompt_lookup", "session_ngram"), PRICES), work, "code", batch, 0.0)  # type: ignore[dict-item]
+    sent = sorted((g.sent_s, arm) for arm, trial in zip("ls", trials, strict=True) for g in trial.generations)
+    assert "".join(arm for _, arm in sent) == {1: "lssllssl" "sllsslls", 2: "llssssll" "ssllllss"}[batch]
+    assert all(trial.measures["differing_sequences"] == 0 for trial in trials)
+
+
+def test_a_drafter_that_never_drafted_wins_nothing() -> None:
+    idle = frame({("code", "self_draft, adaptive"): 1.5, ("code", "prompt_lookup, adaptive"): 1.2})
+    idle.loc[0, "metrics.acceptance_rate"] = math.nan
+    assert decide(idle).chosen == "code: prompt_lookup, adaptive, batch 1"
+
+
+def test_answers_are_paired_by_request_and_round_and_what_was_cut_off_is_left_out() -> None:
+    def served(ids: str, cut: str = "", drafting: Drafter | None = None) -> Served:
+        core = ScriptedCore(context_tokens=1000, sequences=2)
+        done = serve(core, [asked(int(i), 5, 20) for i in ids], 2, drafting)
+        return replace(done, generations=tuple(
+            replace(g, tokens=g.tokens[:3], tokens_at_s=g.tokens_at_s[:3], finish_reason="cancelled") if g.request.id in cut else g
+            for g in done.generations))
+
+    mine, plain_ = [served("210"), served("012", cut="1"), served("012")], [served("0123"), served("20")]
+    pairs = paired(mine, plain_)
+    assert [(i, a.request.id, b.request.id) for i, a, b in pairs] == [(0, *"22"), (0, *"11"), (0, *"00"), (1, *"00"), (1, *"22")]
+    priced = StepCosts(tokens=(1, 8), seconds=(0.0045, 0.008))
+    found, notes = compared(plain_, mine, Arm(drafter="prompt_lookup", tokens=4), priced, 2, greedy=True)
+    assert found["differing_sequences"] == 0
+    assert notes["left_out"].startswith("4 answers")
+    whole, notes = compared(plain_[:1], mine[:1], Arm(drafter="prompt_lookup", tokens=4), priced, 2, greedy=True)
+    assert "left_out" in notes and whole["speedup"].value == pytest.approx(1, abs=0.2)  # type: ignore[union-attr]
 
 
 def frame(speedups: dict[tuple[str, str], float]) -> pd.DataFrame:
@@ -568,7 +733,12 @@ def test_the_verdict_is_off_on_or_off_except_for_the_kinds_that_surely_gain() ->
     assert some.decision == f"Off, except for copy editing: {lookup} (1.90x)."
     assert some.chosen == f"copy_editing: {lookup}, batch 1"
     assert any("0.97x (code)" in line and "can be left on" in line for line in some.why)
-    assert decide(frame({("code", lookup): 1.2, ("copy_editing", lookup): 1.9})).decision.startswith("On for every kind")
+    on = frame({("code", lookup): 1.2, ("copy_editing", lookup): 1.9})
+    assert decide(on).decision.startswith("On for every kind")
+    assert decide(on).caveats == ()
+    unsure = decide(on.assign(**{"metrics.speedup_low": math.nan}))
+    assert unsure.decision.startswith("Off: no drafter is surely more than 2% faster")
+    assert any("--items" in caveat for caveat in unsure.caveats)
 
 
 def test_every_kind_of_task_has_as_many_original_prompts() -> None:

@@ -10,7 +10,6 @@ import math
 import random
 import re
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -96,7 +95,7 @@ def _speeds(path: Path, threads: int, tool: Path | None, rounds: int, prompt: in
     try:
         arms: dict[str, Arm] = {"ours": lambda: _our_speeds(engine, prompt, output)}
         if tool is not None:
-            arms["peer"] = lambda: parse_bench(_run(_bench_command(tool, path, threads, prompt, output)).stdout)
+            arms["peer"] = lambda: parse_bench(peers.run(_bench_command(tool, path, threads, prompt, output)).stdout)
         _our_speeds(engine, 32, 8)
         seen = interleave(arms, rounds, title=f"{threads} threads")
     finally:
@@ -179,9 +178,9 @@ def _perplexity(path: Path, tool: Path | None, rounds: int, chunks: int) -> _Per
         return {"speed": chunks * CHUNK_TOKENS / (time.perf_counter() - start)}
 
     def theirs(tool: Path, text: Path) -> dict[str, float]:
-        done = _run([str(tool), "-m", str(path), "-f", str(text), "-c", str(CHUNK_TOKENS), "--chunks", str(chunks),
-                     "-t", str(threads), "-tb", str(threads), "-ngl", "0", "--log-timestamps", "--log-prefix"])
-        value, seconds = parse_perplexity(done.stdout + done.stderr)
+        value, seconds = parse_perplexity(peers.printed([
+            str(tool), "-m", str(path), "-f", str(text), "-c", str(CHUNK_TOKENS), "--chunks", str(chunks), "-t", str(threads),
+            "-tb", str(threads), "-ngl", "0", "--log-timestamps", "--log-prefix"]))
         peer.append(value)
         return {"speed": chunks * CHUNK_TOKENS / seconds}
 
@@ -322,7 +321,7 @@ def text_s_per_token(pieces: Sequence[bytes], tokens: int, repeats: int = 7) -> 
 def _divergence(file: models.ModelFile, chunks: int) -> dict[str, Any]:
     """The quantization experiment's KL divergence, F32 against Q8_0, in a process that does nothing else."""
     base, other = rung(file, "F32"), rung(file, "Q8_0")
-    done = _run([sys.executable, "-m", "lab.bench._divergence", str(base.path), str(other.path), str(chunks)])
+    done = peers.run([sys.executable, "-m", "lab.bench._divergence", str(base.path), str(other.path), str(chunks)])
     seen: dict[str, Any] = json.loads(done.stdout)
     return {**seen, "base_bytes": base.bytes, "limit_bytes": PEAK_LIMIT_BYTES}
 
@@ -332,11 +331,3 @@ def _memory_line(seen: Mapping[str, Any]) -> str:
     peak, weights, limit = (x / 1e6 for x in (seen["peak_memory_bytes"], seen["base_bytes"], PEAK_LIMIT_BYTES))
     return (f"{'peak memory of KL, F32 against Q8_0':<42}{peak:>9.0f}{'':>9} MB, {weights:.0f} of them F32 weights  "
             f"below {limit:.0f}: {reached}")
-
-
-def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace")
-    if done.returncode:
-        last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no output"]
-        raise LabError(f"{Path(command[0]).name} failed ({last[0]}); run it by hand to see the whole output.")
-    return done

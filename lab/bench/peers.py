@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from lab.errors import LabError
@@ -43,25 +44,34 @@ def build(jobs: int = os.cpu_count() or 1) -> Path:
             raise LabError(f"Building the C tools needs {needed}, which is not on the PATH; install it and run again.")
     version, target = importlib.metadata.version("llama-cpp-python"), folder()
     target.mkdir(parents=True, exist_ok=True)
-    _run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", "llama-cpp-python",
-          "-d", str(target), f"llama-cpp-python=={version}"])
+    run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", "llama-cpp-python",
+         "-d", str(target), f"llama-cpp-python=={version}"])
     archive, = target.glob("llama_cpp_python-*.tar.gz")
     with tarfile.open(archive) as tar:
         tar.extractall(target, filter="data")
     source = target / f"llama_cpp_python-{version}" / "vendor" / "llama.cpp"
-    _run(["cmake", "-S", str(source), "-B", str(target / "build"), *_CMAKE])
-    _run(["cmake", "--build", str(target / "build"), "-j", str(jobs), "--target", *TOOLS])
+    run(["cmake", "-S", str(source), "-B", str(target / "build"), *_CMAKE])
+    run(["cmake", "--build", str(target / "build"), "-j", str(jobs), "--target", *TOOLS])
     if not (target / "bin").exists():
         (target / "bin").symlink_to(target / "build" / "bin")
     archive.unlink()
     return target / "bin"
 
 
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True)
+def run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end. Raises `LabError` with the last line it printed when it fails."""
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace")
     if done.returncode:
         last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no output"]
-        raise LabError(f"'{' '.join(command[:3])} ...' failed ({last[0]}); run it by hand to see the whole output.")
+        name = " ".join([Path(command[0]).name, *command[1:3]])
+        raise LabError(f"'{name} ...' failed ({last[0]}); run it by hand to see the whole output.")
+    return done
+
+
+def printed(command: Sequence[str]) -> str:
+    """All that a program prints, on both streams: where a tool writes its figures depends on its version."""
+    done = run(command)
+    return done.stdout + done.stderr
 
 
 def main() -> dict[str, str]:

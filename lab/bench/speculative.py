@@ -6,7 +6,6 @@ Method and findings: docs/decisions/0004-speculative-decoding.md.
 from __future__ import annotations
 
 import re
-import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,8 +30,8 @@ from lab.experiments.speculative import LONGEST, Work, serve
 from lab.records import Decoding, Message, Request
 
 COPY = ("copy_editing",)
-COPY_DRAFTS = 15
-"""With the token before them two blocks of 8, for which the kernels are built."""
+COPY_DRAFTS = LONGEST
+"""At most; a lookup drafts no more than it has matched, in blocks for which the kernels are built."""
 PAIR = ("qwen2.5-coder-1.5b", "qwen2.5-coder-0.5b")
 CODE = "# Write a Python class Stack with push, pop, peek and is_empty, each with a docstring.\n\nclass Stack:\n"
 
@@ -94,7 +93,7 @@ def _lookups(
             _speed(context, work[:1], None)
             seen = interleave(arms, rounds, title=kind)
             if kind in COPY:
-                name = f"{_short(file)}: lookup of {COPY_DRAFTS}, {_words(kind)}"
+                name = f"{_short(file)}: lookup, {_words(kind)}"
                 made.append(compare(name, "tokens/s", seen, ("lookup", "speed"), ("plain", "speed"), at_least=1.7))
                 print(made[-1].line(), flush=True)
             made.append(compare(f"{_short(file)}: adaptive, {_words(kind)}", "tokens/s", seen, ("adaptive", "speed"),
@@ -146,7 +145,7 @@ def _pair(threads: int, rounds: int, output: int, drafts: int) -> list[Compariso
                                 "ours": lambda: _decode(context, other, tokens, output, drafts)}
         if tool is not None:
             command = speculative_command(tool, target.path, draft.path, threads, output, drafts)
-            arms["peer"] = lambda: parse_speculative(_run(command))
+            arms["peer"] = lambda: parse_speculative(peers.printed(command))
         _decode(context, other, tokens, 8, drafts)
         seen = interleave(arms, rounds, title="draft model")
     finally:
@@ -200,14 +199,6 @@ def parse_speculative(log: str) -> dict[str, float]:
     if decoded is None or accepted is None:
         raise LabError("llama-speculative printed no timing; run it by hand on the same pair to see why.")
     return {"speed": (int(decoded[1]) - 1) / float(decoded[2]), "accepted": float(accepted[1])}
-
-
-def _run(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no output"]
-        raise LabError(f"llama-speculative failed ({last[0]}); run it by hand on the same pair to see why.")
-    return done.stdout + done.stderr
 
 
 def _short(file: models.ModelFile) -> str:

@@ -14,6 +14,7 @@ import pkgutil
 import types
 import typing
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import pandas as pd
@@ -68,11 +69,12 @@ class Experiment:
         Fields called `model`, `models`, `draft` and `engine` are looked up; extend it for more.
         """
         engine = getattr(self, "engine", "llama_cpp")
-        if engine not in engines.names():
+        url = engine.lower().startswith(("http://", "https://"))
+        if engine not in engines.names() and not url:
             raise LabError(f"There is no engine '{engine}'; the engines are {', '.join(engines.names())}.")
         named = (*getattr(self, "models", ()), getattr(self, "model", "none"), getattr(self, "draft", "none"))
-        for model in named if engine == "llama_cpp" else ():
-            if model != "none":
+        for model in () if url or engine == "scripted" else named:
+            if model != "none" and not (engine == "vllm" and Path(model).is_dir()):
                 models.find(model)
 
     def run(self) -> Iterator[Trial]:

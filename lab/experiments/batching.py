@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
-import numpy as np
 import pandas as pd
 
-from lab import data, machine
-from lab.engines import Flash
-from lab.engines.scheduling.job import Job
+from lab import machine
+from lab.engines import Engine, Flash
 from lab.engines.scheduling.scheduler import Scheduler, Step
 from lab.errors import LabError
 from lab.experiments import Chart, Experiment, busy, option
+from lab.experiments._remote import is_remote, over_http
+from lab.experiments._workload import mixture
 from lab.load import arrivals
-from lab.load.scheduled import Work, closed_loop, open_loop, warm
+from lab.load.services import InProcess
 from lab.metrics import answer, service
 from lab.names import describe
-from lab.records import Decoding, Estimate, Question, Request, Trial, Verdict
+from lab.records import Estimate, Generation, Question, Request, Trial, Verdict
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,9 @@ class Batching(Experiment):
     """
 
     model: str = option("smollm2-135m", "catalogue name or GGUF path")
+    engine: str = option("llama_cpp", "llama_cpp (in this process), server (lab serve), vllm, or the URL of a server; over HTTP "
+                         "the server's own policy takes the place of 'continuous', and 'static' is left out")
+    key_env: str = option("OPENAI_API_KEY", "environment variable with the key of a server given by URL")
     policies: tuple[str, ...] = option(("sequential", "static", "continuous"), "batching policies of the step loop")
     concurrency: tuple[int, ...] = option((1, 4, 8, 16, 32), "sequences in a batch at most; users of a closed loop")
     arrivals: str = option("closed", "arrival process: closed, constant, poisson, gamma or replay")
@@ -104,11 +108,15 @@ class Batching(Experiment):
     def loads(self) -> list[list[Point]]:
         """Every point, those under the same load together. One at a time knows no concurrency."""
         rates = (0.0,) if self.arrivals == "closed" else ((1.0,) if self.arrivals == "replay" else self.rates)
-        several = len(set(self.concurrency)) > 1
+        remote, concurrency = is_remote(self.engine), self.concurrency
+        policies = [p for p in self.policies if not (remote and p == "static")]
+        if remote and self.arrivals != "closed":  # how many run at once is the server's setting, made when it starts
+            policies, concurrency = ["continuous"], (max(self.concurrency),)
+        several = len(set(concurrency)) > 1
         found: dict[tuple[float, int], list[Point]] = {}
         for rate in rates:
-            for policy in self.policies:
-                for users in (1,) if policy == "sequential" else self.concurrency:
+            for policy in policies:
+                for users in (1,) if policy == "sequential" else concurrency:
                     # In an open loop the load is the rate, and all that serve it are compared with each other.
                     arm = policy if not rate or policy == "sequential" or not several else f"{policy}, {users} at most"
                     point = Point(policy=policy, users=users, rate=rate, arm=arm)
@@ -119,95 +127,93 @@ class Batching(Experiment):
         return sum(map(len, self.loads()))
 
     def run(self) -> Iterator[Trial]:
-        from lab.engines.llama.context import Context
-        from lab.engines.llama_cpp import LlamaCpp
-
-        engine = LlamaCpp(self.model, threads=self.threads, flash_attention=self.flash_attention, kv_type=self.kv_type)
-        context = Context(
-            engine.weights, context_tokens=self.context_tokens, threads=int(engine.settings["threads"] or 1),
-            sequences=max(self.concurrency), batch_tokens=max(512, self.token_budget),
-            flash_attention=self.flash_attention, kv_type=self.kv_type, unified=self.kv_cache == "unified")
-        try:
-            work, asked = self._work(engine)
-            warm(Scheduler(context), work[0])
-            alone = self._alone(context, work)
+        with contextlib.ExitStack() as closing:
+            engine, serve = self._remote(closing) if is_remote(self.engine) else self._here(closing)
+            work, asked = mixture(engine, requests=self.requests, prompt_tokens=self.prompt_tokens,
+                                  output_tokens=self.output_tokens, questions=self.questions, seed=self.seed)
+            serve(work[:1], Point(policy="sequential", users=1, rate=0.0, arm="warm-up"))
+            lone = serve(work, Point(policy="sequential", users=1, rate=0.0, arm="alone"))
+            alone = {g.request.id: g for g in lone.generations if g.finish_reason in ("stop", "length")}
             for points in self.loads():
                 passes: dict[Point, list[Pass]] = {point: [] for point in points}
                 for repeat in range(self.repeats):
                     for point in points[:: -1 if repeat % 2 else 1]:
-                        passes[point].append(self._pass(context, work, point))
+                        passes[point].append(serve(work, point))
                 for point, made in passes.items():
                     trial = self._trial(point, made, asked, alone)
-                    yield dataclasses.replace(trial, settings={
-                        **engine.settings, "context_tokens": context.context_tokens, "kv_cache": self.kv_cache,
-                        **trial.settings})
-        finally:
-            context.close()
-            engine.close()
+                    yield dataclasses.replace(trial, settings={**engine.settings, **trial.settings})
 
-    def _alone(self, context: Any, work: Work) -> dict[str, tuple[int, ...]]:
-        """Every request's answer when it has the context to itself; without those that the time limit cut off."""
-        context.clear()
-        scheduler = Scheduler(context, policy="sequential", token_budget=self.token_budget)
-        jobs = closed_loop(scheduler, work, 1, limit_s=self.limit_s, title="alone")
-        return {job.request.id: tuple(job.output) for job in jobs if job.finish_reason in ("stop", "length")}
+    def _here(self, closing: contextlib.ExitStack) -> tuple[Engine, Serve]:
+        """The step loop of this process."""
+        from lab.engines.llama.context import Context
+        from lab.engines.llama_cpp import LlamaCpp
 
-    def _work(self, engine: Any) -> tuple[list[tuple[Request, list[int]]], dict[str, Question]]:
-        random = np.random.default_rng(self.seed)
-        questions = data.questions(self.questions, limit=(self.requests + 1) // 2, seed=self.seed)
-        tokens = engine.tokenize(data.text("pydoc-topics"))
-        work, asked = [], {}
-        for i in range(self.requests):
-            if i % 2 == 0 and questions:
-                question = questions[(i // 2) % len(questions)]
-                request = Request(id=str(i), prompt=_ask(question), decoding=Decoding(max_tokens=16, stop=("\n",)))
-                asked[str(i)] = question
-            else:
-                length = int(random.integers(max(1, self.prompt_tokens // 4), self.prompt_tokens + 1))
-                start = int(random.integers(0, max(1, len(tokens) - length)))
-                output = round(math.exp(random.uniform(math.log(4), math.log(self.output_tokens))))
-                request = Request(id=str(i), tokens=tuple(tokens[start : start + length]),
-                                  decoding=Decoding(max_tokens=output, ignore_eos=True))
-            work.append((request, engine.prompt_tokens(request)))
-        return work, asked
+        engine = LlamaCpp(self.model, threads=self.threads, flash_attention=self.flash_attention, kv_type=self.kv_type)
+        closing.callback(engine.close)
+        context = Context(
+            engine.weights, context_tokens=self.context_tokens, threads=int(engine.settings["threads"] or 1),
+            sequences=max(self.concurrency), batch_tokens=max(512, self.token_budget),
+            flash_attention=self.flash_attention, kv_type=self.kv_type, unified=self.kv_cache == "unified")
+        closing.callback(context.close)
+        engine.settings = {**engine.settings, "context_tokens": context.context_tokens, "kv_cache": self.kv_cache}
 
-    def _pass(self, context: Any, work: Work, point: Point) -> Pass:
-        context.clear()
-        scheduler = Scheduler(context, policy=point.policy, max_running=point.users, token_budget=self.token_budget)  # type: ignore[arg-type]
-        with machine.Watch() as watch:
-            started = context.now()
-            if point.rate:
-                times = arrivals.schedule(self.arrivals, count=len(work), rate=point.rate, cv=self.cv, seed=self.seed,
-                                          file=self.schedule)
-                jobs = open_loop(scheduler, work[: len(times)], times, limit_s=self.limit_s, title=point.name)
-            else:
-                jobs = closed_loop(scheduler, work, point.users, limit_s=self.limit_s, title=point.name)
-            seconds = context.now() - started
-        return Pass(jobs=tuple(jobs), steps=tuple(scheduler.steps), seconds=seconds, watched=watch.result,
-                    max_running=scheduler.max_running, cells=context.context_tokens)
+        def serve(requests: Sequence[Request], point: Point) -> Pass:
+            context.clear()
+            scheduler = Scheduler(context, policy=point.policy, max_running=point.users, token_budget=self.token_budget)  # type: ignore[arg-type]
+            times = self._times(point, len(requests))
+            with machine.Watch() as watch:
+                served = InProcess(engine=engine, fresh=lambda: scheduler).serve(
+                    requests, times=times, users=point.users, limit_s=self.limit_s, title=point.name)
+            return Pass(generations=served.generations, seconds=served.seconds, watched=watch.result,
+                        steps=tuple(scheduler.steps), preemptions=scheduler.preemptions,
+                        max_running=scheduler.max_running, cells=context.context_tokens)
+
+        return engine, serve
+
+    def _remote(self, closing: contextlib.ExitStack) -> tuple[Engine, Serve]:
+        """A server, which batches by its own policy."""
+        engine, service_ = over_http(
+            self.engine, self.model, key_env=self.key_env, room=self.context_tokens // max(self.concurrency),
+            max_running=max(self.concurrency), threads=self.threads, flash_attention=self.flash_attention,
+            prefix_cache=False, closing=closing)
+
+        def serve(requests: Sequence[Request], point: Point) -> Pass:
+            times = self._times(point, len(requests))
+            with machine.Watch() as watch:
+                served = service_.serve(requests, times=times, users=point.users, limit_s=self.limit_s, title=point.name)
+            return Pass(generations=served.generations, seconds=served.seconds, watched=watch.result, measures=served.measures,
+                        notes=served.notes, flags=served.flags)
+
+        return engine, serve
+
+    def _times(self, point: Point, count: int) -> list[float] | None:
+        if not point.rate or count < self.requests:
+            return None
+        return arrivals.schedule(self.arrivals, count=count, rate=point.rate, cv=self.cv, seed=self.seed, file=self.schedule)
 
     def _trial(
-        self, point: Point, passes: Sequence[Pass], asked: dict[str, Question], alone: dict[str, tuple[int, ...]]
+        self, point: Point, passes: Sequence[Pass], asked: dict[str, Question], alone: dict[str, Generation]
     ) -> Trial:
-        generations = tuple(job.generation() for one in passes for job in one.jobs)
+        generations = tuple(g for one in passes for g in one.generations)
         seconds = sum(one.seconds for one in passes)
         scores = [answer.correct(asked[g.request.id], g) if g.request.id in asked else None for g in generations]
         compared = [g for g in generations if g.finish_reason in ("stop", "length") and g.request.id in alone]
-        differing = [(g.request.id, answer.first_difference(g.tokens, alone[g.request.id])) for g in compared
-                     if g.tokens != alone[g.request.id]]
+        differing = [(g.request.id, answer.first_difference(g.tokens, alone[g.request.id].tokens)) for g in compared
+                     if (g.tokens, g.text) != (alone[g.request.id].tokens, alone[g.request.id].text)]
         measures = {
             **service.served(generations, seconds, scores, ttft_limit_s=self.ttft_ms / 1e3, tpot_limit_s=self.tpot_ms / 1e3),
-            **used(passes),
+            **used(passes), **passes[-1].measures,
             "compared_sequences": float(len(compared)), "differing_sequences": float(len(differing)),
             "foreign_cpu_share": max(one.watched.foreign_share for one in passes),
             "cpu_s": sum(one.watched.cpu_s for one in passes), "wall_s": sum(one.watched.wall_s for one in passes),
             "peak_memory_bytes": max(one.watched.peak_rss_bytes for one in passes),
         }
         first = dict(sorted(differing)[:20])
-        notes = {"differs": ", ".join(f"request {i} at token {at}" for i, at in first.items())} if first else {}
+        notes = dict(passes[-1].notes)
+        notes |= {"differs": ", ".join(f"request {i} at token {at}" for i, at in first.items())} if first else {}
         settings: dict[str, Any] = {
-            "policy": point.policy, "concurrency": point.users, "rate": point.rate, "arrivals": self.arrivals,
-            "load": point.load, "arm": point.arm, "requests": len(generations), "repeats": len(passes)}
+            "engine": self.engine, "policy": point.policy, "concurrency": point.users, "rate": point.rate,
+            "arrivals": self.arrivals, "load": point.load, "arm": point.arm, "requests": len(generations), "repeats": len(passes)}
         return Trial(name=point.name, settings=settings, generations=generations,
                      scores=tuple(s for s in scores if s), measures=measures, flags=flags(passes), notes=notes)
 
@@ -252,12 +258,20 @@ class Point:
 class Pass:
     """One serving of all the requests at one point."""
 
-    jobs: tuple[Job, ...]
-    steps: tuple[Step, ...]
+    generations: tuple[Generation, ...]
     seconds: float
     watched: machine.Watched
-    max_running: int
-    cells: int
+    steps: tuple[Step, ...] = ()
+    """Of the scheduler; a server does not show its own."""
+    max_running: int = 0
+    cells: int = 0
+    preemptions: int = 0
+    measures: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    flags: tuple[str, ...] = ()
+
+
+Serve = Callable[[Sequence[Request], Point], Pass]
 
 
 STEADY = 0.1
@@ -266,8 +280,8 @@ STEADY = 0.1
 
 def flags(passes: Sequence[Pass]) -> tuple[str, ...]:
     """Why to distrust a point: what the machine did meanwhile, and passes that disagree."""
-    said = dict.fromkeys(flag for one in passes for flag in one.watched.flags())
-    rates = [sum(len(job.output) for job in one.jobs) / one.seconds for one in passes]
+    said = dict.fromkeys(flag for one in passes for flag in (*one.watched.flags(), *one.flags))
+    rates = [sum(len(g.tokens_at_s) for g in one.generations) / one.seconds for one in passes]
     if min(rates) < (1 - STEADY) * max(rates):
         said[f"passes differ: {min(rates):.0f} to {max(rates):.0f} tokens/s, so a difference of that size means nothing"] = None
     return tuple(said)
@@ -275,7 +289,9 @@ def flags(passes: Sequence[Pass]) -> tuple[str, ...]:
 
 def used(passes: Sequence[Pass]) -> dict[str, float | Estimate]:
     """How the scheduler was used: occupancy of the batch and KV use (means over the whole time, idle included),
-    preemptions, and its own share of step time."""
+    preemptions, and its own share of step time. Nothing where there are no steps to look at."""
+    if not all(one.steps for one in passes):
+        return {}
     seconds = sum(one.seconds for one in passes)
     engine = sum(s.engine_s for one in passes for s in one.steps)
     over = sum(s.overhead_s for one in passes for s in one.steps)
@@ -286,15 +302,10 @@ def used(passes: Sequence[Pass]) -> dict[str, float | Estimate]:
     return {
         "occupancy_share": mean(lambda one, s: s.running / one.max_running),
         "kv_use_share": mean(lambda one, s: s.cells / one.cells),
-        "preemptions": float(sum(job.preemptions for one in passes for job in one.jobs)),
+        "preemptions": float(sum(one.preemptions for one in passes)),
         "overhead_share": over / (engine + over) if engine else math.nan,
         "steps": float(sum(len(one.steps) for one in passes)),
     }
-
-
-def _ask(question: Question) -> str:
-    options = "\n".join(f"- {choice}" for choice in question.choices)
-    return f"Question: {question.question}\nOptions:\n{options}\nAnswer:"
 
 
 def against(trials: pd.DataFrame) -> str:

@@ -12,7 +12,7 @@ import pandas as pd
 from lab import data, machine
 from lab.engines import Engine, Flash, open_engine, prepare
 from lab.errors import LabError
-from lab.experiments import Chart, Experiment, option
+from lab.experiments import Chart, Experiment, busy, option
 from lab.load.closed import closed
 from lab.metrics import speed
 from lab.names import describe
@@ -140,8 +140,7 @@ class Performance(Experiment):
         pool = by_threads if len(by_threads) > 1 else trials[trials["params.factor"] == trials["params.factor"].iloc[-1]]
         best = pool.loc[pool["metrics.decode_tokens_per_s"].idxmax()]
         tied = _tied(pool, best)
-        flagged = int((trials.get("tags.lab.flags", pd.Series(dtype=str)).fillna("") != "").sum())
-        caveats = [f"{flagged} of {len(trials)} points were measured on a busy machine."] if flagged else []
+        caveats = [*busy(trials)]
         caveats += sorted({c for c in trials.get("tags.lab.note.caveat", pd.Series(dtype=str)).dropna() if c})
         decision = f"Fastest decoding of {best['params.model']}: {best['name']} at {_shown('decode_tokens_per_s', best)}"
         if tied:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from lab import data, gguf_header, machine, models, stats
 from lab.engines import Engine, Flash, open_engine, prepare
 from lab.errors import LabError
-from lab.experiments import Chart, Experiment, option
+from lab.experiments import Chart, Experiment, busy, option
 from lab.load.closed import closed
 from lab.metrics import choice, perplexity, speed
 from lab.metrics.divergence import BaseLogits, Divergence
@@ -211,9 +211,7 @@ class Quantization(Experiment):
         why = [f"On the Pareto front of file size, decode speed and perplexity: {', '.join(front)}."]
         why += [f"{row['name']} does not qualify: {row['why_not']}." for _, row in rows.iterrows() if row["why_not"]]
         caveats = sorted({c for c in rows.get("tags.lab.note.caveat", pd.Series(dtype=str)).dropna() if c})
-        flagged = rows[rows.get("tags.lab.flags", pd.Series("", index=rows.index)).fillna("") != ""]["name"].tolist()
-        if flagged:
-            caveats.append(f"Measured on a busy machine: {', '.join(flagged)}.")
+        caveats += busy(trials)
         if fit.empty:
             return Verdict(decision=f"No rung qualifies under {self._limits()}.", why=tuple(why), caveats=tuple(caveats))
         best = _fastest(fit)

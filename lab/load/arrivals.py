@@ -10,14 +10,18 @@ import numpy as np
 
 from lab.errors import LabError
 
-OPEN = ("constant", "poisson", "gamma", "replay")
+OPEN = ("constant", "poisson", "gamma", "ramp", "replay")
 
 
-def schedule(process: str, *, count: int, rate: float = 1.0, cv: float = 2.0, seed: int = 0, file: str = "") -> list[float]:
+def schedule(
+    process: str, *, count: int, rate: float = 1.0, cv: float = 2.0, seed: int = 0, file: str = "",
+    low_rate: float | None = None,
+) -> list[float]:
     """`count` arrival times in seconds from the start, ascending, the first at or after 0.
 
     `constant` has equal gaps of 1 / rate; `poisson` exponential gaps; `gamma` gaps with coefficient of variation `cv`
-    (1 is Poisson, more is burstier); `replay` reads the times from a file, a JSON list of seconds. Raises `LabError`.
+    (1 is Poisson, more is burstier); `ramp` is Poisson with a rate that rises linearly in time from `low_rate` (a tenth of
+    `rate` when None) to `rate`; `replay` reads the times from a file, a JSON list of seconds. Raises `LabError`.
     """
     if process == "replay":
         return _replayed(file, count)
@@ -33,7 +37,25 @@ def schedule(process: str, *, count: int, rate: float = 1.0, cv: float = 2.0, se
             raise LabError(f"The coefficient of variation of gamma arrivals must be above 0, not {cv:g}.")
         shape = 1 / cv**2
         return np.cumsum(random.gamma(shape, 1 / (rate * shape), count)).tolist()
+    if process == "ramp":
+        return _ramp(count, rate / 10 if low_rate is None else low_rate, rate, random)
     raise LabError(f"There is no arrival process '{process}'; choose closed, {', '.join(OPEN)}.")
+
+
+def _ramp(count: int, low: float, high: float, random: np.random.Generator) -> list[float]:
+    """Arrivals of a Poisson process whose rate goes from `low` to `high` over the time in which `count` are expected.
+
+    In units of expected arrivals the process has rate 1; the time t at which m are expected solves
+    m = low t + (high - low) t^2 / (2 T), with T = 2 count / (low + high). Beyond T the rate stays `high`.
+    """
+    if not 0 <= low <= high:
+        raise LabError(f"A ramp rises from a rate of 0 or more to a higher one, not from {low:g} to {high:g} requests/s.")
+    expected = np.cumsum(random.exponential(1.0, count))
+    end_s = 2 * count / (low + high)
+    slope = (high - low) / end_s
+    inside = np.minimum(expected, count)
+    at_s = 2 * inside / (low + np.sqrt(low**2 + 2 * slope * inside))  # the root without its cancellation at slope 0
+    return (at_s + (expected - inside) / high).tolist()
 
 
 def _replayed(file: str, count: int) -> list[float]:

@@ -46,7 +46,8 @@ def open_loop(
                 jobs.append(scheduler.submit(request, tokens, scheduled_s=start + times[len(jobs)]))
             if scheduler.idle:
                 passed = now() - start
-                sleep(max(0.0, min(times[len(jobs)], limit_s) - passed))
+                # At least a microsecond: sums of clock readings round, and a sleep of nothing would never reach the time.
+                sleep(max(1e-6, min(times[len(jobs)], limit_s) - passed))
             else:
                 bar.update(len(scheduler.step()))
     _stop(scheduler, jobs)

@@ -36,8 +36,8 @@ _GENERATIONS = pa.schema([
     ("tokens_at_s", pa.list_(pa.float64())), ("scheduled_s", pa.float64()), ("sent_s", pa.float64()),
     ("started_s", pa.float64()), ("ended_s", pa.float64()), ("cpu_s", pa.float64()),
     ("prompt_tokens", pa.int64()), ("cached_tokens", pa.int64()),
-    ("drafted_tokens", pa.int64()), ("accepted_tokens", pa.int64()), ("finish_reason", pa.string()),
-    ("error", pa.string()),
+    ("drafted_tokens", pa.int64()), ("accepted_tokens", pa.int64()), ("output_tokens", pa.int64()),
+    ("finish_reason", pa.string()), ("error", pa.string()), ("error_kind", pa.string()),
 ])
 _SCORES = pa.schema([("name", pa.string()), ("item", pa.string()), ("value", pa.float64()), ("by", pa.string()),
                      ("why", pa.string())])
@@ -49,7 +49,7 @@ def _row(g: Generation) -> dict[str, Any]:
 
 
 def _generation(row: dict[str, Any]) -> Generation:
-    usage = Usage(**{f.name: row.pop(f.name) for f in dataclasses.fields(Usage)})
+    usage = Usage(**{f.name: row.pop(f.name, None) for f in dataclasses.fields(Usage)})  # older files lack a column
     request = json.loads(row.pop("request"))
     decoding = request.pop("decoding")
     decoding["stop"] = tuple(decoding["stop"])

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lab.engines.scheduling.core import Core
+from lab.errors import LabError
 
 
 def expected_tokens(rate: float, drafts: float) -> float:
@@ -69,11 +70,17 @@ class StepCosts:
 def measure(core: Core, *, batch: int, most_tokens: int, depth: int = 128, repeats: int = 4) -> StepCosts:
     """Time steps of `batch` sequences and up to `most_tokens` tokens, all at `depth`; the least disturbed of `repeats`.
 
-    The sizes take turns within a round, so that a machine that drifts favours none. Clears the cache before and after.
+    Both are cut to what the context holds, the depth first. The sizes take turns within a round, so that a machine that
+    drifts favours none. Clears the cache before and after. Raises `LabError` where `batch` sequences do not fit at all.
     """
+    cells = min(core.context_tokens, batch * core.sequence_tokens)
+    room = min(core.batch_tokens, cells - batch)
+    if room <= batch:
+        raise LabError(f"A context of {core.context_tokens:,} tokens and a batch of {core.batch_tokens:,} cannot hold {batch} "
+                       "sequences that speculate; ask for a larger context or fewer sequences.")
     core.clear()
-    most_tokens = min(max(most_tokens, batch + 1), core.batch_tokens)
-    depth = max(1, min(depth, (core.context_tokens - most_tokens) // batch))
+    most_tokens = min(max(most_tokens, batch + 1), room)
+    depth = max(1, min(depth, (core.context_tokens - most_tokens) // batch, core.sequence_tokens - -(-most_tokens // batch)))
     for sequence in range(batch):
         for start in range(0, depth, core.batch_tokens):
             count = min(core.batch_tokens, depth - start)

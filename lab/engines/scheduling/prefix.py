@@ -76,6 +76,8 @@ class Counts:
     restore_s: list[float] = field(default_factory=list)
     spent_s: float = 0.0
     """All that the cache took, writing files and evicting included."""
+    kept_s: float = 0.0
+    """The part of it after a request's end: saving and storing what later ones may use, which no first token shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,10 +95,10 @@ class _Use:
 class TieredPrefixCache:
     """A `PrefixCache` over sequences 0 to `slots` - 1 of `core` (give the scheduler `first_slot=slots`).
 
-    Entries in cells take at most `most_cells` (0: half the context). Any tier may be missing. An entry must be at least
-    `min_tokens` long and add as many to what is cached; a slower tier is asked only for as many more than a faster one
-    has. `keep_output` keeps the answer behind the prompt too, for conversations. One token of a prompt is always left
-    to feed, because its logits choose the first token of the answer.
+    Entries in cells take at most `most_cells` (0: half the context). Any tier may be missing. A match of fewer than
+    `min_tokens` is chance and not used. An entry must add as many to what could be reused; a slower tier is asked only for
+    as many more than a faster one has. `keep_output` keeps the answer behind the prompt too, for conversations. One token
+    of a prompt is always left to feed, because its logits choose the first token of the answer.
     """
 
     def __init__(
@@ -127,7 +129,7 @@ class TieredPrefixCache:
 
     def covers(self, job: Job) -> int:
         """Cells that `reuse` would share with `job`; what it would take them from becomes the last to be evicted."""
-        n, key = self._shelf.longest(packed(job.tokens[:-1]))
+        n, key = self._longest(self._shelf, packed(job.tokens[:-1]))
         if key is not None:
             self._shelf.touch(key)
         return n
@@ -156,13 +158,15 @@ class TieredPrefixCache:
         n = job.done if self.keep_output else min(job.done, job.prompt_tokens)
         key = packed(job.tokens[:n])
         shelves = [self._shelf, *(tier.shelf for tier in self._states)]
-        if n - max(shelf.longest(key)[0] for shelf in shelves) >= self.min_tokens:
+        if n - max(self._longest(shelf, key)[0] for shelf in shelves) >= self.min_tokens:
             self.counts.kept += 1
             use = self._uses.get(job)
             held = (use.held.cut(n) if use else Held()).grown(n)
             if not self._hold(key, job.slot, held) and self._states and self.core.forget(job.slot, n):
                 self._store(0, key, self._save(job.slot))
-        self.counts.spent_s += self.core.now() - began
+        took_s = self.core.now() - began
+        self.counts.spent_s += took_s
+        self.counts.kept_s += took_s
 
     def release(self, job: Job) -> None:
         """The job no longer uses what it shared."""
@@ -215,14 +219,19 @@ class TieredPrefixCache:
 
     # Finding and moving
 
+    def _longest(self, shelf: Shelf, wanted: bytes) -> tuple[int, bytes | None]:
+        """What `shelf.longest` finds, where that is long enough to be used; otherwise (0, None)."""
+        n, key = shelf.longest(wanted)
+        return (n, key) if n >= self.min_tokens else (0, None)
+
     def _find(self, wanted: bytes) -> list[tuple[int, MemoryStates | DiskStates | Shelf, bytes]]:
         """(tokens, where, entry) of what can be reused, longest first."""
         found: list[tuple[int, MemoryStates | DiskStates | Shelf, bytes]] = []
-        n, key = self._shelf.longest(wanted)
+        n, key = self._longest(self._shelf, wanted)
         if key is not None:
             found.append((n, self._shelf, key))
         for tier in self._states:
-            n, key = tier.shelf.longest(wanted)
+            n, key = self._longest(tier.shelf, wanted)
             if key is not None and n >= self.min_tokens + (found[-1][0] if found else 0):
                 found.append((n, tier, key))
         return found[::-1]

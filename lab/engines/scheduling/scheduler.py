@@ -107,7 +107,7 @@ class Scheduler:
         self.steps: deque[Step] = deque(maxlen=keep_steps)
         self._free = list(range(first_slot, first_slot + slots))
         self._on_token = on_token
-        self._draft_s = 0.0
+        self._draft_s, self.preemptions = 0.0, 0
 
     def submit(self, request: Request, tokens: Sequence[int], *, scheduled_s: float | None = None) -> Job:
         """Queue a request whose prompt is `tokens`. Raises `LabError` if it can never fit the cache."""
@@ -316,6 +316,7 @@ class Scheduler:
 
     def _preempt(self, job: Job) -> None:
         job.preemptions += 1
+        self.preemptions += 1
         self._vacate(job)
         job.done = job.shared = 0
         self.waiting.appendleft(job)

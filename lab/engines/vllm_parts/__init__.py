@@ -1,0 +1,1 @@
+"""The parts of the vLLM engine: its environment, the conversion of a GGUF, its command line, its process, its counters."""

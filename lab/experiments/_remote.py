@@ -1,0 +1,47 @@
+"""Engines behind HTTP as the experiments use them: opened, asked one small question, and measured through their endpoint."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from lab import engines
+from lab.engines import Engine
+from lab.load.probe import probe
+from lab.load.services import OverHttp
+from lab.records import Decoding, Request
+
+REMOTE = ("server", "vllm")
+"""Engines that this machine can start and that are spoken to over HTTP; a URL is another."""
+
+
+def is_url(name: str) -> bool:
+    return name.lower().startswith(("http://", "https://"))
+
+
+def is_remote(name: str) -> bool:
+    """Whether engine `name` is spoken to over HTTP."""
+    return name in REMOTE or is_url(name)
+
+
+def over_http(
+    name: str, model: str, *, key_env: str, room: int, max_running: int, threads: int, flash_attention: engines.Flash,
+    prefix_cache: bool, closing: contextlib.ExitStack, **more: Any,
+) -> tuple[Engine, OverHttp]:
+    """Open engine `name` ('server' starts `lab serve`, 'vllm' starts vLLM, a URL is taken as it is) until `closing` ends.
+
+    `room` are the tokens of one request, `more` settings of the engine beside. Raises `LabError` when it cannot be
+    started or reached, or does not answer.
+    """
+    started: dict[str, Any] = {"max_running": max_running, "prefix_cache": prefix_cache, "threads": threads, **more}
+    if name == "server":
+        engine = engines.open_engine("server", model, context_tokens=room * max_running, queue=10_000,
+                                     flash_attention=flash_attention, **started)
+    elif name == "vllm":
+        engine = engines.open_engine("vllm", model, context_tokens=room, **started)
+    else:
+        engine = engines.open_engine("server", name, key_env=key_env)
+    closing.callback(engine.close)
+    endpoint = engine.endpoint  # type: ignore[attr-defined]
+    probe(endpoint, request=Request(prompt="Hello", decoding=Decoding(max_tokens=2)))
+    return engine, OverHttp(endpoint=endpoint)
