@@ -143,7 +143,7 @@ def demo(
     done = []
     for name in names:
         cls = experiments.find(name)
-        engine_given = {"engine": engine} if "engine" in {f.name for f in dataclasses.fields(cls)} else {}
+        engine_given = {"engine": engine} if engine != "llama_cpp" else {}
         done.append(running.run(cls.demo(**engine_given)))
         _print(done[-1])
         if done[-1].state == "interrupted":

@@ -25,6 +25,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from lab import machine, models, names
+from lab.engines.vllm_parts import environment
 from lab.errors import LabError
 from lab.experiments import Experiment
 from lab.ops import compare, store
@@ -56,6 +57,13 @@ class Setup:
     def experiment(self, kind: type[E], *, short: Mapping[str, Any], **fields: Any) -> E:
         """`kind` with `fields`; those that `short` names are replaced when the short version was asked for."""
         return kind(**{**fields, **(short if self.short else {})})
+
+    def engines(self, *names: str) -> tuple[str, ...]:
+        """Those of `names` that can run here; what is left out, and how to get it, is said."""
+        missing = "vllm" in names and (self.short or environment.find() is None)
+        if missing:
+            say("vLLM is left out here; `lab engines install vllm` makes its environment.")
+        return tuple(name for name in names if not (missing and name == "vllm"))
 
 
 def setup() -> Setup:

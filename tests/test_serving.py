@@ -39,6 +39,13 @@ def test_every_engine_is_measured_closed_first_and_then_at_rates_of_its_own_capa
     assert at_rate.measures["offered_requests_per_s"] == pytest.approx(at_rate.settings["rate"], rel=1e-3)
 
 
+def test_closed_loops_of_several_sizes_come_before_the_rates() -> None:
+    experiment = Serving(engine=("scripted",), users=(3, 1), **SHORT)
+    trials = list(experiment.run())
+    assert [(t.settings["loop"], t.settings["load"]) for t in trials[:2]] == [("closed", 1), ("closed", 3)]
+    assert len(trials) == experiment.size() == 3
+
+
 def test_a_price_of_the_machine_becomes_a_cost_and_none_stays_unknown() -> None:
     free = next(Serving(engine=("scripted",), **SHORT).run())
     priced = next(Serving(engine=("scripted",), machine_usd_per_hour=3.6, **SHORT).run())
@@ -103,7 +110,7 @@ def test_what_cannot_be_served_is_one_sentence(given: dict[str, Any], said: str)
         list(experiment.run())
 
 
-@pytest.mark.parametrize("given", [{"engine": ()}, {"requests": 1}, {"rates": (0.0,)}, {"shares": ()}, {"arrivals": "closed"},
+@pytest.mark.parametrize("given", [{"engine": ()}, {"requests": 1}, {"rates": (0.0,)}, {"users": (0,)}, {"users": (99,)}, {"arrivals": "closed"},
                                    {"arrivals": "sometimes"}, {"ttft_ms": 0}, {"attainment": 2.0}])
 def test_settings_that_make_no_load_are_refused(given: dict[str, Any]) -> None:
     with pytest.raises(LabError):

@@ -32,17 +32,18 @@ MLPERF = {"server": (2.0, 0.1), "interactive": (0.5, 0.03)}
 class Serving(Experiment):
     """Which engine serves this model best, and up to which rate of requests?
 
-    Each engine first serves a closed loop of as many users as it may run at once, which gives its capacity; then the same
-    requests at rates around it, arriving on a schedule that waits for nobody. Prompts are plain text, the same for every
+    Each engine first serves closed loops of users, up to as many as it may run at once, which gives its capacity; then the
+    same requests at rates around it, arriving on a schedule that waits for nobody. Prompts are plain text, the same for every
     engine. Engines run one after another, each alone on the machine. Over HTTP every token has the time at which the
     kernel received it, taken by a process that does nothing else.
     """
 
     model: str = option("smollm2-135m", "catalogue name or GGUF path; an engine that is a URL serves what it serves")
     engine: tuple[str, ...] = option(("llama_cpp", "server"),
-                                     "llama_cpp (in this process), server (lab serve), vllm, or the URL of any OpenAI-compatible "
-                                     "server")
+                                     "llama_cpp (in this process; llama_cpp@F16 requantises first), server (lab serve), vllm, or "
+                                     "the URL of any OpenAI-compatible server")
     key_env: str = option("OPENAI_API_KEY", "environment variable with the key of servers given by URL")
+    users: tuple[int, ...] = option((), "users of the closed loops; empty: --max-running alone")
     rates: tuple[float, ...] = option((), "requests per second; empty: shares of each engine's capacity")
     shares: tuple[float, ...] = option((0.3, 0.6, 0.8, 1.0, 1.25), "rates as shares of the capacity measured before")
     arrivals: str = option("poisson", "arrival process: constant, poisson, gamma, ramp or replay")
@@ -73,6 +74,8 @@ class Serving(Experiment):
     charts: ClassVar[tuple[Chart, ...]] = (
         Chart(title="Latency against throughput", kind="tradeoff", x="metrics.output_tokens_per_s", y="metrics.ttft_p95_s",
               label="name", series="params.arm"),
+        Chart(title="Throughput by users", kind="line", x="params.load", y="metrics.output_tokens_per_s", series="params.arm",
+              where=("params.loop", "closed")),
         Chart(title="Time to first token p95 by offered rate", kind="line", x="params.rate", y="metrics.ttft_p95_s",
               series="params.arm", where=("params.loop", "open"), log_y=True),
         Chart(title="Inter-token gap p99 by offered rate", kind="line", x="params.rate", y="metrics.itl_p99_s",
@@ -88,8 +91,8 @@ class Serving(Experiment):
             raise LabError("--engine needs at least one of llama_cpp, server, vllm or a URL.")
         if self.requests < 2 or self.max_running < 1:
             raise LabError("--requests needs at least 2 and --max-running at least 1.")
-        if not self.rates and not self.shares and self.arrivals != "replay":
-            raise LabError("Nothing to offer: give --rates, or --shares of the capacity.")
+        if self.users and not 1 <= min(self.users) <= max(self.users) <= self.max_running:
+            raise LabError(f"--users are from 1 to --max-running ({self.max_running}).")
         if min((*self.rates, *self.shares), default=1.0) <= 0:
             raise LabError("--rates and --shares are above 0.")
         if min(self.ttft_ms, self.tpot_ms, self.limit_s) <= 0 or not 0 <= self.attainment <= 1:
@@ -103,7 +106,12 @@ class Serving(Experiment):
 
     def check(self) -> None:
         for name in self.engine:
-            if not is_url(name) and name not in ("llama_cpp", "server", "vllm", "scripted"):
+            kind, _, format_ = name.partition("@")
+            if format_ and kind == "llama_cpp":
+                from lab.engines.llama import quantize
+
+                quantize.check(format_)
+            elif not is_url(name) and name not in ("llama_cpp", "server", "vllm", "scripted"):
                 raise LabError(f"There is no engine '{name}' to serve with; choose llama_cpp, server, vllm or a URL such as "
                                "http://127.0.0.1:8000/v1.")
         if not all(is_url(name) or name == "scripted" for name in self.engine):
@@ -114,12 +122,8 @@ class Serving(Experiment):
         short = {"shares": (0.6, 1.2), "requests": 12, "prompt_tokens": 48, "output_tokens": 32, "max_running": 8}
         return cls(**{**short, **overrides})
 
-    def points(self) -> int:
-        """Open-loop points of each engine."""
-        return 1 if self.arrivals == "replay" else len(self.rates or self.shares)
-
     def size(self) -> int:
-        return len(self.engine) * (1 + self.points())
+        return len(self.engine) * len(self._rates())
 
     def run(self) -> Iterator[Trial]:
         for name in self.engine:
@@ -128,22 +132,22 @@ class Serving(Experiment):
                 work, asked = mixture(engine, requests=self.requests, prompt_tokens=self.prompt_tokens,
                                       output_tokens=self.output_tokens, questions=self.questions, seed=self.seed)
                 capacity = None
-                for rate in self._rates():
-                    trial = self._trial(name, engine, served, work, asked, rate, capacity)
+                for users, rate in self._rates():
+                    trial = self._trial(name, engine, served, work, asked, users, rate, capacity)
                     yield trial
                     _refuse_gone(name, trial)
-                    if capacity is None:
+                    if not rate:
                         capacity = float(trial.measures["requests_per_s"])  # type: ignore[arg-type]
 
-    def _rates(self) -> list[float]:
-        """0 is the closed loop; a share of the capacity is negative until that is known."""
-        if self.arrivals == "replay":
-            return [0.0, math.inf]
-        return [0.0, *(self.rates or [-share for share in self.shares])]
+    def _rates(self) -> list[tuple[int, float]]:
+        """(users, rate) of every point: rate 0 is a closed loop, a share of the capacity is negative until that is known."""
+        closed = [(users, 0.0) for users in sorted(self.users or (self.max_running,))]
+        offered = [math.inf] if self.arrivals == "replay" else self.rates or [-share for share in self.shares]
+        return [*closed, *((self.max_running, rate) for rate in offered)]
 
     def _open(self, name: str, closing: contextlib.ExitStack) -> tuple[Engine, Service]:
         room = 64 * -(-(self.prompt_tokens + self.output_tokens + 256) // 64)
-        if name in ("llama_cpp", "scripted"):
+        if name.partition("@")[0] in ("llama_cpp", "scripted"):
             return self._in_process(name, room, closing)
         return over_http(name, self.model, key_env=self.key_env, room=room, max_running=self.max_running, threads=self.threads,
                          flash_attention=self.flash_attention, prefix_cache=self.prefix_cache, closing=closing)
@@ -159,9 +163,12 @@ class Serving(Experiment):
             core: Any = ScriptedCore(context_tokens=room * self.max_running, sequences=self.max_running, batch_tokens=512)
         else:
             from lab.engines.llama.context import Context
+            from lab.engines.llama.quantize import rung
             from lab.engines.llama_cpp import LlamaCpp
 
-            engine = LlamaCpp(self.model, threads=self.threads, flash_attention=self.flash_attention)
+            format_ = name.partition("@")[2]
+            model = str(rung(models.find(self.model), format_).path) if format_ else self.model
+            engine = LlamaCpp(model, threads=self.threads, flash_attention=self.flash_attention)
             closing.callback(engine.close)
             core = Context(engine.weights, context_tokens=room * self.max_running, sequences=self.max_running, batch_tokens=512,
                            threads=int(engine.settings["threads"] or 1), flash_attention=self.flash_attention, unified=False)
@@ -176,8 +183,8 @@ class Serving(Experiment):
         return engine, served
 
     def _trial(
-        self, name: str, engine: Engine, served: Service, work: Sequence[Request], asked: dict[str, Question], rate: float,
-        capacity: float | None,
+        self, name: str, engine: Engine, served: Service, work: Sequence[Request], asked: dict[str, Question], users: int,
+        rate: float, capacity: float | None,
     ) -> Trial:
         rate = -rate * (capacity or math.nan) if rate < 0 else rate
         times = None
@@ -186,10 +193,10 @@ class Serving(Experiment):
                                       seed=self.seed, file=self.schedule)
             rate = (len(times) - 1) / (times[-1] - times[0]) if rate == math.inf and len(times) > 1 else rate
         arm = "server at URL" if is_url(name) else name
-        title = f"{arm} at {rate:.3g}/s" if times else f"{arm} with {self.max_running} users"
+        title = f"{arm} at {rate:.3g}/s" if times else f"{arm} with {users} user{'' if users == 1 else 's'}"
         before = counters(engine)
         with machine.Watch() as watch, Meter() as meter:
-            seen = served.serve(work, times=times, users=self.max_running, limit_s=self.limit_s, title=title)
+            seen = served.serve(work, times=times, users=users, limit_s=self.limit_s, title=title)
         spent = watch.result
         generations = seen.generations
         scores = [answer.correct(asked[g.request.id], g) if g.request.id in asked else None for g in generations]
@@ -200,8 +207,8 @@ class Serving(Experiment):
         kinds = Counter(g.error_kind or "error" for g in generations if speed.failed(g))
         notes = {**seen.notes, **({"failures": ", ".join(f"{n} {kind}" for kind, n in kinds.most_common())} if kinds else {})}
         settings = {**engine.settings, "engine": name, "arm": arm,
-                    "loop": "open" if times else "closed", "rate": round(rate, 4), "load": round(rate, 4) or self.max_running,
-                    "concurrency": self.max_running, "arrivals": self.arrivals if times else "closed",
+                    "loop": "open" if times else "closed", "rate": round(rate, 4), "load": round(rate, 4) or users,
+                    "concurrency": users, "arrivals": self.arrivals if times else "closed",
                     "requests": len(generations), "machine_usd_per_hour": self.machine_usd_per_hour or None}
         missing = len(work if times is None else times) - len(generations)
         cut = (f"{missing} requests were never sent: the point was cut off after {self.limit_s:g} s",) if missing else ()
@@ -225,11 +232,15 @@ class Serving(Experiment):
     def verdict(self, trials: pd.DataFrame) -> Verdict:
         limits = f"TTFT {self.ttft_ms:g} ms and TPOT {self.tpot_ms:g} ms"
         offered = trials[trials["params.loop"] == "open"]
-        why = [_capacity(row) for _, row in trials[trials["params.loop"] == "closed"].iterrows()]
+        why = [f"{_capacity(row)}." for _, row in trials[trials["params.loop"] == "closed"].iterrows()]
         why += knees(offered)
         caveats = [*busy(trials)]
         if "metrics.client_bound" in trials and (bound := trials[trials["metrics.client_bound"] == 1])["name"].tolist():
             caveats.append(f"Limited by the client, not the server: {', '.join(bound['name'])}.")
+        if not len(offered):
+            top = trials.loc[trials["metrics.output_tokens_per_s"].idxmax()]
+            return Verdict(decision=f"No rate was offered; the most is {_capacity(top)}.", chosen=str(top["name"]),
+                           why=tuple(why), caveats=tuple(caveats))
         within = offered[offered["metrics.attainment_share"].fillna(0) >= self.attainment]
         if not len(within):
             return Verdict(decision=f"No engine serves {self.attainment:.0%} of its requests within {limits} at any rate "
@@ -261,7 +272,7 @@ def counted(before: Any, after: Any) -> dict[str, float]:
 
 def _capacity(row: pd.Series[Any]) -> str:
     return (f"{row['params.arm']} with {row['params.concurrency']:g} users: {row['metrics.output_tokens_per_s']:.0f} tokens/s, "
-            f"{row['metrics.requests_per_s']:.2f} requests/s{_cost(row)}.")
+            f"{row['metrics.requests_per_s']:.2f} requests/s{_cost(row)}")
 
 
 def _cost(row: pd.Series[Any]) -> str:
