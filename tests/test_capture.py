@@ -318,6 +318,21 @@ def test_a_ramp_that_falls_is_refused() -> None:
         arrivals.schedule("ramp", count=3, low_rate=2.0, rate=1.0)
 
 
+def test_the_bench_reports_the_lateness_that_was_there() -> None:
+    from lab.bench import load
+    from lab.bench._ground_truth import Truth
+
+    sent = [np.arange(1, 50) * 0.01 + i for i in range(5)]
+    truths = [Truth(seed=i, received_s=float(i), sent_s=at) for i, at in enumerate(sent)]
+    made = [Generation(request=asked(*["x"] * 5)[i], sent_s=float(i), ended_s=9.0, tokens_at_s=tuple(at + 7e-6))
+            for i, at in enumerate(sent)]
+    figures = load.compared(Captured(generations=tuple(made), seconds=1.0, audit=None, problems=()), truths)  # type: ignore[arg-type]
+    assert figures["stamp_p50_us"] == figures["stamp_p99_us"] == pytest.approx(7.0, abs=0.01)
+    assert figures["ttft_p99_error_share"] == pytest.approx(7e-4)
+    assert figures["itl_p99_error_share"] == pytest.approx(0.0, abs=1e-6)
+    assert figures["lost_requests"] == 0
+
+
 def _children() -> list[psutil.Process]:
     found = []
     for child in psutil.Process().children(recursive=True):
@@ -348,3 +363,13 @@ def _certificate(folder: Path) -> Path:
     file.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
                      + made.public_bytes(serialization.Encoding.PEM))
     return file
+
+
+@pytest.mark.slow
+def test_ten_million_tokens_fit_into_a_gigabyte(compiled: None) -> None:
+    """Capture process and caller together, with every token's time in hand at the end."""
+    from lab.bench import load
+
+    made = load._memory(10_000_000)
+    assert made["tokens"] > 9_900_000
+    assert made["capture_bytes"] + made["caller_bytes"] <= 1e9

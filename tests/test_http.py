@@ -89,7 +89,8 @@ def test_the_short_cut_is_taken_where_events_are_alike_and_never_where_a_text_co
     assert envelope.text(chunk(event({"content": " other"}))) == " other"
     assert envelope.text(chunk(event({"content": "üñ"}))) == "üñ"
     for other in (event({"content": 'a"b'}), event({"content": "a\\"}), event({"content": " x"}, reason="stop"),
-                  event({"content": " x"}, usage=usage(3)), event({"content": ""}), event({"content": " x"}) * 2):
+                  event({"content": " x"}, usage=usage(3)), event({"content": ""}), event({"content": " x"}) * 2,
+                  event({"content": " x", "name": "y"})):
         assert envelope.text(chunk(other)) == ""
     assert envelope.text(chunk(event({"content": " tok"}))[:-1]) == ""
     ambiguous = Envelope()
@@ -151,6 +152,21 @@ def test_json_that_servers_let_slip_is_read(data: bytes, text: str) -> None:
     assert read(stream([b"data: " + data + b"\n\n", event(reason="stop")])).text == text
 
 
+@pytest.mark.parametrize("data", [b"[" * 100_000, b"7", b"null", b'"x"', b'{"choices":7}', b'{"choices":[[]]}',
+                                  b'{"choices":[{"delta":{"content":7}}]}', b'{"choices":[{"delta":{"tool_calls":[7]}}]}',
+                                  b'{"choices":[{"delta":{"content":"a"},"token_ids":["x"]}]}'])
+def test_json_that_is_no_chunk_is_a_malformed_answer_and_no_crash(data: bytes) -> None:
+    failure = read(stream([b"data: " + data + b"\n\n"])).failure
+    assert failure is not None and failure.kind == "malformed"
+    assert len(failure.sentence) < 300
+
+
+def test_a_wild_count_of_tokens_is_not_believed() -> None:
+    seen = read(stream([event({"content": "a"}, usage=usage(10**15)), event(reason="stop", usage=usage(10**15))]))
+    assert len(token_times(seen, None)) == 1
+    assert seen.usage.output_tokens == 10**15
+
+
 def test_surrogate_halves_of_two_events_are_one_character() -> None:
     halves = [b'data: {"choices":[{"delta":{"content":"\\u%s"}}]}\n\n' % h for h in (b"d83e", b"dd99")]
     assert read(stream([*halves, event(reason="stop")])).text == "🦙"
@@ -159,6 +175,7 @@ def test_surrogate_halves_of_two_events_are_one_character() -> None:
 @pytest.mark.parametrize("raw", [
     b"SSH-2.0-x\r\n\r\n", b"HTTP/1.1 abc\r\n\r\n", b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
     b"HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\ncontent-length: " + b"9" * 5000 + b"\r\n\r\n",
     b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\n\r\n", SSE + b"0x5\r\nhello\r\n", SSE + b"-1\r\n", SSE + b"\r\n",
     SSE + b"5\r\nhelloX\r\n", SSE + b"f" * 5000, b"HTTP/1.1 200 OK\r\nx: " + b"y" * 70_000, b"\x15\x03\x01\x00\x02\x02",
 ])

@@ -728,6 +728,7 @@ def test_the_verdict_is_off_on_or_off_except_for_the_kinds_that_surely_gain() ->
     lookup = "prompt_lookup, adaptive"
     off = decide(frame({("code", lookup): 0.8, ("copy_editing", lookup): 1.04}))
     assert off.decision.startswith("Off: no drafter") and off.chosen is None
+    assert any(line == f"copy editing: {lookup} had 1.04x (0.99 to 1.09), too unsure to count." for line in off.why)
     some = decide(frame({("code", lookup): 0.97, ("copy_editing", lookup): 1.9, ("copy_editing", "self_draft, 7"): 1.2,
                          ("code", "self_draft, 7"): 0.6}))
     assert some.decision == f"Off, except for copy editing: {lookup} (1.90x)."

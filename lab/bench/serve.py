@@ -31,8 +31,8 @@ MOST_ADDED_S = 0.002
 
 
 def main(
-    model: str = models.DEFAULT, *, users: int = 16, threads: Sequence[int] = (), rounds: int = 4, requests: int = 32,
-    prompt_tokens: int = 24, output_tokens: int = 40, first_tokens: int = 40,
+    model: str = models.DEFAULT, *, users: int = 16, threads: Sequence[int] = (), rounds: int = 11, requests: int = 16,
+    prompt_tokens: int = 24, output_tokens: int = 48, first_tokens: int = 40,
 ) -> dict[str, Any]:
     """Measure everything, print a table as it comes, and return the same figures.
 
@@ -52,7 +52,7 @@ def main(
                 try:
                     ours = _Ours(served, child)
                     made.append(ours.throughput(_work(served, requests, prompt_tokens, output_tokens), users, rounds))
-                    print(made[-1].line(), flush=True)
+                    print(made[-1].line(), _interval(made[-1]), sep="\n", flush=True)
                     added[count] = ours.added_to_ttft(_work(served, first_tokens, 4, 2))
                     print(_ttft_line(count, added[count]), flush=True)
                 finally:
@@ -61,7 +61,8 @@ def main(
                 served.close()
     flags = watch.result.flags()
     print(*(f"Caution: {flag}; run again on a quiet one before believing a ratio." for flag in flags), sep="\n")
-    return {"model": model, "users": users, "flags": list(flags), "comparisons": [c.as_json() for c in made],
+    return {"model": model, "users": users, "flags": list(flags),
+            "comparisons": [{**c.as_json(), "interval": _bounds(c)} for c in made],
             "ttft_added_s": {str(n): {"median": e.value, "low": e.low, "high": e.high, "at_most": MOST_ADDED_S,
                                       "reached": e.value <= MOST_ADDED_S} for n, e in added.items()},
             "machine": machine.fingerprint(bandwidth=False).as_tags()}
@@ -137,6 +138,17 @@ def _work(served: Served, requests: int, prompt: int, output: int) -> Work:
 def _all_there(tokens: int, wanted: int) -> None:
     if tokens != wanted:
         raise LabError(f"{tokens:,} tokens came instead of {wanted:,}, so speeds cannot be compared; report this.")
+
+
+def _bounds(made: Comparison) -> list[float]:
+    """The 95% interval of the median ratio."""
+    median = stats.median(made.ratios)
+    return [median.low, median.high]
+
+
+def _interval(made: Comparison) -> str:
+    low, high = _bounds(made)
+    return f"  HTTP takes {1 - made.ratio:+.1%} of the throughput (95% interval {1 - high:+.1%} to {1 - low:+.1%})"
 
 
 def _ttft_line(threads: int, added: Estimate) -> str:

@@ -61,7 +61,8 @@ def main(
 
 
 def _soak(engine: Any, service: OverHttp, rate: float, minutes: float) -> list[dict[str, Any]]:
-    rows, began, piece = [], time.perf_counter(), 0
+    rows: list[dict[str, Any]] = []
+    began, piece = time.perf_counter(), 0
     while (left := minutes * 60 - (time.perf_counter() - began)) > 1:
         count = max(2, round(rate * min(60.0, left)))
         work, _ = mixture(engine, requests=count, prompt_tokens=96, output_tokens=96, questions="everyday", seed=piece + 1)

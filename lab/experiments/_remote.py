@@ -11,6 +11,8 @@ from lab.load.probe import probe
 from lab.load.services import OverHttp
 from lab.records import Decoding, Request
 
+FIRST_ANSWER_S = 30.0
+"""A server that takes longer for two tokens after a word is measured by nobody."""
 REMOTE = ("server", "vllm")
 """Engines that this machine can start and that are spoken to over HTTP; a URL is another."""
 
@@ -43,5 +45,5 @@ def over_http(
         engine = engines.open_engine("server", name, key_env=key_env)
     closing.callback(engine.close)
     endpoint = engine.endpoint  # type: ignore[attr-defined]
-    probe(endpoint, request=Request(prompt="Hello", decoding=Decoding(max_tokens=2)))
+    probe(endpoint, request=Request(prompt="Hello", decoding=Decoding(max_tokens=2)), within_s=FIRST_ANSWER_S)
     return engine, OverHttp(endpoint=endpoint)

@@ -23,6 +23,7 @@ from lab.engines.scheduling.state_files import DiskStates, identity
 from lab.engines.scheduling.states import MemoryStates
 from lab.errors import LabError
 from lab.experiments import Chart, Experiment, busy, option
+from lab.experiments._remote import is_remote
 from lab.load.scheduled import closed_loop, warm
 from lab.metrics import speed
 from lab.metrics.answer import first_difference
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from lab.engines.llama_cpp import LlamaCpp
 
 TIERS = ("none", "cells", "memory", "disk")
+SERVER = "server"
+"""The tier of a server, whatever it keeps prefixes in."""
 WORKLOADS = ("system", "few_shot")
 MOST_SLOTS = 16
 """Entries that the cells tier can hold: sequences of the context that are kept for it."""
@@ -65,7 +68,7 @@ class Point:
     @property
     def title(self) -> str:
         words = f"{self.workload.replace('_', '-')} {self.prefix_tokens}, {self.reuse_rate:.0%} shared, {self.tier}"
-        return words if self.tier == "none" else f"{words} {self.capacity_mb:g} MB"
+        return words if self.tier in ("none", SERVER) else f"{words} {self.capacity_mb:g} MB"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,14 +80,19 @@ class PromptCache(Experiment):
     without a cache and with each tier alone, in turn within every round, each time from an empty cache, so that every warm
     request is compared with itself cold in the same round. The time to keep what later requests may use is set against
     what they save. One factor is varied at a time around the first value of every list; with `grid` every combination too.
+    Over HTTP the server's own cache is the only tier, beside a server without one; nothing can empty it, so every round
+    asks with prefixes of its own.
     """
 
     model: str = option("smollm2-135m", "catalogue name or GGUF path")
+    engine: str = option("llama_cpp", "llama_cpp (in this process), server (lab serve), vllm, or the URL of a server, whose cold "
+                         "requests are those with a new prefix")
+    key_env: str = option("OPENAI_API_KEY", "environment variable with the key of a server given by URL")
     workloads: tuple[str, ...] = option(WORKLOADS, "system: one long system prompt; few_shot: examples, in groups")
-    tiers: tuple[str, ...] = option(TIERS, "none, cells (of the running KV cache), memory, disk")
+    tiers: tuple[str, ...] = option(TIERS, "none, cells (of the running KV cache), memory, disk; no choice over HTTP")
     prefix_tokens: tuple[int, ...] = option((256, 64, 512), "lengths of the shared prefix, tokens")
     reuse_rates: tuple[float, ...] = option((0.8, 0.4), "shares of requests that begin with a shared prefix, 0 to 1")
-    capacities_mb: tuple[float, ...] = option((64.0, 16.0), "capacities of the tier, MB")
+    capacities_mb: tuple[float, ...] = option((64.0, 16.0), "capacities of the tier, MB; no choice over HTTP")
     grid: bool = option(False, "also run every other combination of the lists")
     groups: int = option(3, "shared prefixes of the few-shot workload")
     requests: int = option(12, "requests of each round of a point")
@@ -138,7 +146,9 @@ class PromptCache(Experiment):
 
     def points(self) -> list[Point]:
         """Every trial, in order: without a cache first, as what the tiers are compared with."""
-        lists = {"prefix_tokens": self.prefix_tokens, "reuse_rate": self.reuse_rates, "capacity_mb": self.capacities_mb}
+        lists: dict[str, tuple[float, ...]] = {
+            "prefix_tokens": self.prefix_tokens, "reuse_rate": self.reuse_rates,
+            "capacity_mb": (0.0,) if is_remote(self.engine) else self.capacities_mb}
         base = {name: values[0] for name, values in lists.items()}
         spots: list[tuple[str, dict[str, Any]]] = []
         for factor in [name for name, values in lists.items() if len(values) > 1] or ["prefix_tokens"]:
@@ -147,6 +157,10 @@ class PromptCache(Experiment):
             every = [dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values())]
             spots += [("grid", spot) for spot in every if spot not in [known for _, known in spots]]
         order = sorted(set(self.tiers) | {"none"}, key=TIERS.index)
+        if is_remote(self.engine):
+            from lab.experiments import _prompt_cache_http
+
+            order = _prompt_cache_http.tiers(self.engine)
         return [Point(factor=factor, workload=workload, tier=tier, **spot)
                 for workload in self.workloads for factor, spot in spots for tier in order]
 
@@ -154,11 +168,21 @@ class PromptCache(Experiment):
         return len(self.points())
 
     def check(self) -> None:
+        from lab.experiments import _prompt_cache_http
+
         super().check()
+        _prompt_cache_http.refuse_machine(self)
+        if is_remote(self.engine):
+            return
         with self._opened():
             pass
 
     def run(self) -> Iterator[Trial]:
+        if is_remote(self.engine):
+            from lab.experiments import _prompt_cache_http
+
+            yield from _prompt_cache_http.trials(self)
+            return
         from lab.engines.llama.context import Context
 
         points, done = self.points(), dict[Point, Trial]()
@@ -288,6 +312,10 @@ class PromptCache(Experiment):
                      flags=tuple(dict.fromkeys(flag for one in passes for flag in one.watched.flags())))
 
     def verdict(self, trials: pd.DataFrame) -> Verdict:
+        if is_remote(self.engine):
+            from lab.experiments import _prompt_cache_http
+
+            return _prompt_cache_http.verdict(self, trials)
         tried = trials[trials["params.tier"] != "none"]
         if tried.empty or tried["metrics.waiting_saved_share"].isna().all():
             return Verdict(decision="Nothing to decide: only runs without a cache; give --tiers at least one more.")

@@ -24,6 +24,7 @@ from lab.engines.scheduling.scheduler import Scheduler, Step
 from lab.engines.scheduling.speculation import Drafter
 from lab.errors import LabError
 from lab.experiments import Chart, Experiment, busy, option
+from lab.experiments._remote import is_remote
 from lab.load.scheduled import closed_loop
 from lab.metrics import speed
 from lab.metrics.answer import first_difference
@@ -42,6 +43,10 @@ NOTEWORTHY = 1.02
 """Speed-up whose whole interval must lie above this before a drafter is called worth it."""
 SAFE = 0.95
 """Speed-up from which on leaving a drafter on costs nothing to speak of."""
+DECISIVE = ["metrics." + name for name in (
+    "speedup", "predicted_speedup", "acceptance_rate", "break_even_acceptance_rate", "verify_cost", "drafted_tokens",
+    "tokens_per_target_step")]
+"""What a decision looks at, where it was measured."""
 Work = list[tuple[Request, list[int]]]
 Load = tuple[int, float, str]
 """Batch, temperature and kind of work: what decides the requests."""
@@ -57,9 +62,15 @@ class Speculative(Experiment):
     it stands what acceptance and the measured step costs predict, and the acceptance rate from which drafting would pay.
     Greedy answers should equal plain ones and are compared. Flash attention is on because the logits of a step then
     depend least on its number of tokens: up to 256 cells and 63 tokens not at all (docs/decisions/0004 has the test).
+    Over HTTP a server without speculation and one for each drafter run side by side and are asked in turn; answers are
+    compared by text, and step costs are not seen.
     """
 
     model: str = option("smollm2-135m", "target: catalogue name or GGUF path")
+    engine: str = option("llama_cpp", "llama_cpp (in this process), server (lab serve), vllm, or the URL of a server that "
+                         "speculates; drafters and lengths that it does not have are left out")
+    plain_url: str = option("none", "the same model served without speculation, for an engine that is a URL")
+    key_env: str = option("OPENAI_API_KEY", "environment variable with the key of servers given by URL")
     draft: str = option("none", "draft model with the same vocabulary: catalogue name or GGUF path; none leaves it out")
     drafters: tuple[str, ...] = option(("prompt_lookup", "session_ngram", "self_draft"),
                                        "prompt_lookup, session_ngram, draft_model, self_draft")
@@ -99,6 +110,9 @@ class Speculative(Experiment):
             raise LabError(f"There is no drafter '{wrong[0]}' for --drafters; choose from {', '.join(DRAFTERS)}.")
         if "draft_model" in self.drafters and self.draft == "none":
             raise LabError("--drafters draft_model needs a model: name one with --draft.")
+        from lab.experiments import _speculative_http
+
+        _speculative_http.refuse_config(self)
         if not self.arms():
             raise LabError("Nothing drafts: give --drafters at least one, and --draft-tokens or --adaptive true.")
         if not self.batch or min(self.batch) < 1 or (self.draft_tokens and min(self.draft_tokens) < 1):
@@ -119,17 +133,33 @@ class Speculative(Experiment):
         """Every drafter with every draft length; length 0 is adaptive. A draft model that was named takes part."""
         names = [*self.drafters, *(["draft_model"] if self.draft != "none" and "draft_model" not in self.drafters else [])]
         lengths = [*self.draft_tokens, *([0] if self.adaptive else [])]
-        return [Arm(drafter=name, tokens=tokens) for name in names for tokens in lengths]
+        every = [Arm(drafter=name, tokens=tokens) for name in names for tokens in lengths]
+        if is_remote(self.engine):
+            from lab.experiments import _speculative_http
+
+            return _speculative_http.offered(self.engine, every)
+        return every
 
     def size(self) -> int:
         return len(self.arms()) * len(self.kinds) * len(self.temperature) * len(self.batch)
 
     def check(self) -> None:
+        from lab.experiments import _observed, _speculative_http
+
         super().check()
+        _observed.refuse_other(self.engine)
+        if is_remote(self.engine):
+            _speculative_http.refuse_machine(self)
+            return
         with self._opened():
             pass
 
     def run(self) -> Iterator[Trial]:
+        if is_remote(self.engine):
+            from lab.experiments import _speculative_http
+
+            yield from _speculative_http.trials(self)
+            return
         with self._opened() as (engine, loads, drafts), contextlib.ExitStack() as closing:
             contexts, notes = self._contexts(engine, drafts, closing)
             for batch in self.batch:
@@ -246,6 +276,10 @@ class Speculative(Experiment):
         return trials
 
     def verdict(self, trials: pd.DataFrame) -> Verdict:
+        if is_remote(self.engine):
+            from lab.experiments import _speculative_http
+
+            return _speculative_http.with_caveats(self, decide(trials))
         return decide(trials)
 
 
@@ -390,12 +424,16 @@ def geometric_mean(ratios: Sequence[float], tasks: Sequence[str], servings: Sequ
 
 def decide(trials: pd.DataFrame) -> Verdict:
     """Which drafter for which kinds of work, at the first batch size and temperature; off where none is faster for sure."""
+    trials = trials.reindex(columns=trials.columns.union(DECISIVE, sort=False))  # a measure that no trial has is no column
     rows = trials[trials["params.first_load"] == "yes"]
     # What drafted nothing cannot be faster than plain decoding, whatever the clock says.
-    drafting = rows[rows["metrics.acceptance_rate"].notna()]
+    # A server that does not count its drafts shows them by the tokens of a step.
+    shown = rows["metrics.acceptance_rate"].notna() | (rows["metrics.tokens_per_target_step"] > 1)
+    drafting = rows[shown & (rows["metrics.drafted_tokens"] != 0)]
     wins = drafting[drafting["metrics.speedup_low"].fillna(0) > NOTEWORTHY] if "metrics.speedup_low" in rows else rows.iloc[:0]
     kinds = list(dict.fromkeys(rows["params.kind"]))
-    why = [*_safest(rows), *_break_even(rows), *_agreement(trials), *_by_batch(trials)]
+    why = [*_unsure(drafting, kinds, set(wins["params.kind"])), *_safest(rows), *_break_even(rows), *_agreement(trials),
+           *_by_batch(trials)]
     caveats = []
     changed = trials.get("metrics.differing_sequences", pd.Series(dtype=float)).fillna(0)
     if changed.sum():
@@ -418,6 +456,20 @@ def decide(trials: pd.DataFrame) -> Verdict:
     return Verdict(decision=decision, chosen=str(top["name"]), why=tuple(why), caveats=tuple(caveats))
 
 
+def _unsure(drafting: pd.DataFrame, kinds: Sequence[str], won: set[str]) -> list[str]:
+    """The best drafter of every kind of work whose mean gain could still be chance."""
+    said = []
+    for kind in [kind for kind in kinds if kind not in won]:
+        part = drafting[(drafting["params.kind"] == kind) & (drafting["metrics.speedup"] > NOTEWORTHY)]
+        if len(part):
+            row = part.loc[part["metrics.speedup"].idxmax()]
+            low, high = (float(row.get(f"metrics.speedup_{end}", math.nan)) for end in ("low", "high"))
+            between = "no interval" if math.isnan(low) else f"{low:.2f} to {high:.2f}"
+            said.append(f"{_words(kind)}: {row['params.arm']} had {row['metrics.speedup']:.2f}x ({between}), too unsure to "
+                        "count.")
+    return said
+
+
 def _safest(rows: pd.DataFrame) -> list[str]:
     """What can be left on whatever the work is: the arm whose worst kind is best."""
     worst = {arm: part.loc[part["metrics.speedup"].idxmin()] for arm, part in rows.groupby("params.arm", sort=False)
@@ -431,7 +483,7 @@ def _safest(rows: pd.DataFrame) -> list[str]:
 
 
 def _break_even(rows: pd.DataFrame) -> list[str]:
-    fixed = rows[rows["params.draft_length"].astype(str) != "adaptive"]
+    fixed = rows[(rows["params.draft_length"].astype(str) != "adaptive") & rows["metrics.verify_cost"].notna()]
     said = []
     for arm, part in fixed.groupby("params.arm", sort=False):
         row, rates = part.iloc[0], part["metrics.acceptance_rate"]

@@ -6,7 +6,7 @@ import json
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import orjson
 
@@ -16,6 +16,7 @@ from lab.load.response import Malformed, Response
 from lab.records import FinishReason, Usage
 
 PAGE_LIMIT_BYTES = 256 << 20
+TOKENS_LIMIT = 10_000_000
 JOINED_PIECES = 512
 """Pieces of text are joined after so many: ten million Python strings of one token each would take half a gigabyte."""
 PLAIN = frozenset(("choices", "created", "error", "id", "model", "object", "service_tier", "system_fingerprint", "usage"))
@@ -208,7 +209,7 @@ class Answer:
                 self._timings = dict(said["timings"] or {})
         except json.JSONDecodeError:
             raise Malformed(f"sent an event that is no JSON: {_excerpt(data)}") from None
-        except (AttributeError, KeyError, TypeError, ValueError, IndexError):
+        except (AttributeError, KeyError, TypeError, ValueError, IndexError, RecursionError):
             raise Malformed(f"sent an event that is none of the OpenAI protocol: {_excerpt(data)}") from None
 
     def _content(self, text: str, tokens: Any, at_s: float, *, hidden: bool) -> None:
@@ -235,7 +236,7 @@ class Answer:
         """A usage report. One that comes with the tokens, again and again, tells how many each event carried."""
         self._usage = usage
         total = usage.get("completion_tokens")
-        if self._how == "ids" or type(total) is not int:
+        if self._how == "ids" or not _is_count(total):
             return
         new, self._said = total - self._said, total
         if not self._at:
@@ -310,7 +311,7 @@ class Answer:
             self._reason = choice.get("finish_reason") or "stop"
             self._usage, self._timings = said.get("usage") or {}, said.get("timings") or {}
             total = self._usage.get("completion_tokens")
-            if self._at and self._how != "ids" and type(total) is int and total > 0:
+            if self._at and self._how != "ids" and _is_count(total) and total:
                 self._how, self._counts = "usage", array("l", [total])
         except (KeyError, TypeError, IndexError, AttributeError):
             raise Malformed(f"answered with something that is no OpenAI answer: {_excerpt(page) or 'nothing'}") from None
@@ -340,6 +341,11 @@ def _usage(said: dict[str, Any], timings: dict[str, Any]) -> Usage:
     )
 
 
+def _is_count(value: Any) -> TypeGuard[int]:
+    """Whether this can be a number of tokens; a wild one must not become as many clock readings."""
+    return type(value) is int and 0 <= value <= TOKENS_LIMIT
+
+
 def _number(value: Any) -> int | None:
     return value if type(value) is int else None
 
@@ -353,7 +359,7 @@ def _json(page: bytes) -> Any:
     """The document, or None when it is no JSON."""
     try:
         return _lenient(page)
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         return None
 
 

@@ -141,8 +141,9 @@ class Loop:
             woken_s = clock()
             for fd, ready in events:
                 wire = wires.get(fd)
-                if wire is None:
-                    self.stopped = self.stopped or "interrupted"
+                if wire is None:  # told to stop; else a connection that an earlier event of this round has ended
+                    if fd == self._stop_fd:
+                        self.stopped = self.stopped or "interrupted"
                 elif wire.exchange is not None and wire.connected and not wire.wants_write:
                     self._read(wire, wire.exchange, woken_s)
                     if self._free:
@@ -208,10 +209,10 @@ class Loop:
         while len(self._idle) < count and self._wires and not self.stopped and time.perf_counter() < until_s:
             for fd, ready in self._poll.poll(0.05):
                 wire = self._wires.get(fd)
-                if wire is None:
-                    self.stopped = "interrupted"
-                else:
+                if wire is not None:
                     self._tend(wire, ready)
+                elif fd == self._stop_fd:
+                    self.stopped = "interrupted"
         return len(self._idle)
 
     def _connect(self) -> Wire:

@@ -153,8 +153,8 @@ class Response:
         elif (length := self.headers.get("content-length")) is not None:
             sizes = {part.strip() for part in length.split(",")}
             size = sizes.pop()
-            if sizes or not (size.isascii() and size.isdigit()):
-                raise Malformed(f"sent the content length '{length}'")
+            if sizes or not (size.isascii() and size.isdigit() and len(size) < 19):
+                raise Malformed(f"sent the content length '{length[:40]}'")
             self._left = int(size)
             self._state = _LENGTH if self._left else _COMPLETE
         else:

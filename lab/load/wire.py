@@ -86,6 +86,11 @@ class Wire:
             code = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if code:
                 raise OSError(code, os.strerror(code))
+            try:
+                self.sock.getpeername()
+            except OSError:  # woken for a connection that had this number before
+                self.wants_write = True
+                return False
             if self._secure is not None:
                 context, host = self._secure
                 self.sock = context.wrap_socket(self.sock, server_hostname=host, do_handshake_on_connect=False)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
+import socket
 import ssl
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,6 +17,8 @@ from lab.load.endpoint import Endpoint
 
 READ_BYTES = 65_536
 MOST_REFUSAL_BYTES = 1_000_000
+DESCRIBED_S = 30.0
+"""Within this a server must have said whole what it serves: one that sends a byte a second would hold us for minutes."""
 
 
 class Missing(LabError):
@@ -29,11 +34,29 @@ class Client:
     def __init__(self, endpoint: Endpoint, *, timeout_s: float) -> None:
         self._endpoint, self._timeout_s = endpoint, timeout_s
         self._idle: list[http.client.HTTPConnection] = []
+        self._asked: http.client.HTTPConnection | None = None
         self.who = f"The server at {endpoint.url}"
 
     def get(self, path: str) -> dict[str, Any]:
-        """The JSON object at `path`."""
-        return self._whole("GET", path, b"")
+        """The JSON object at `path`, of a server that has it ready: it must be whole within 30 s."""
+        late = threading.Event()
+        timer = threading.Timer(DESCRIBED_S, self._cut, (late,))
+        timer.daemon = True
+        timer.start()
+        try:
+            return self._whole("GET", path, b"")
+        except LabError as error:
+            if late.is_set():
+                raise LabError(f"{self.who} did not answer whole within {DESCRIBED_S:g} s; see whether it works.") from error
+            raise
+        finally:
+            timer.cancel()
+
+    def _cut(self, late: threading.Event) -> None:
+        late.set()
+        if (asked := self._asked) is not None and asked.sock is not None:
+            with contextlib.suppress(OSError):
+                asked.sock.shutdown(socket.SHUT_RDWR)
 
     def post(self, path: str, asked: Mapping[str, object]) -> dict[str, Any]:
         """The JSON object that answers the object `asked`."""
@@ -77,7 +100,7 @@ class Client:
         """The connection, and the successful response to read from it."""
         while True:
             kept = self._idle.pop() if self._idle else None
-            connection = kept or self._connection()
+            connection = self._asked = kept or self._connection()
             try:
                 connection.request(method, path, body=body or None, headers=self._endpoint.headers())
                 response = connection.getresponse()

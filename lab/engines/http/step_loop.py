@@ -114,18 +114,17 @@ class StepLoop:
             self._ready.set()
         while not self._stopping:
             self._wake.clear()
-            while self._orders:
-                self._orders.popleft()()
-            if self._scheduler.idle:
-                self._look()
-                self._wake.wait()
-                continue
             try:
-                self._scheduler.step()
+                while self._orders:
+                    self._orders.popleft()()
+                if not self._scheduler.idle:
+                    self._scheduler.step()
             except Exception as error:  # the server must outlive a request that breaks the engine
                 self._fail(error)
-            self._hand_out()
             self._look()
+            self._hand_out()
+            if self._scheduler.idle and not self._stopping:
+                self._wake.wait()
 
     def _warm(self) -> None:
         """One decode, so that the first request does not pay for what llama.cpp makes on first use."""
