@@ -183,3 +183,11 @@ def test_decoding_at_the_bandwidth_limit_has_share_1(size: float, rate: float, b
         2 * speed.bandwidth_share(size, rate, bandwidth))
     assert math.isnan(speed.bandwidth_share(size, rate, math.nan))
     assert math.isnan(speed.bandwidth_share(size, rate, 0))
+
+
+def test_an_answer_that_ended_at_once_was_served_when_it_ended_and_a_cancelled_one_never() -> None:
+    empty = dataclasses.replace(generation(), tokens=(), tokens_at_s=(), scheduled_s=1.0, sent_s=1.0, ended_s=1.5)
+    assert speed.meets(empty, ttft_limit_s=0.5, tpot_limit_s=0.1)
+    assert not speed.meets(empty, ttft_limit_s=0.4, tpot_limit_s=0.1)
+    cancelled = dataclasses.replace(empty, finish_reason="cancelled")
+    assert not speed.meets(cancelled, ttft_limit_s=0.5, tpot_limit_s=0.1)

@@ -271,7 +271,8 @@ def counted(before: Any, after: Any) -> dict[str, float]:
 
 
 def _capacity(row: pd.Series[Any]) -> str:
-    return (f"{row['params.arm']} with {row['params.concurrency']:g} users: {row['metrics.output_tokens_per_s']:.0f} tokens/s, "
+    users = f"{row['params.concurrency']:g} user{'' if row['params.concurrency'] == 1 else 's'}"
+    return (f"{row['params.arm']} with {users}: {row['metrics.output_tokens_per_s']:.0f} tokens/s, "
             f"{row['metrics.requests_per_s']:.2f} requests/s{_cost(row)}")
 
 

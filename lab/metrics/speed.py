@@ -85,11 +85,14 @@ def cpu_s_per_token(generation: Generation) -> float:
 def meets(generation: Generation, *, ttft_limit_s: float, tpot_limit_s: float) -> bool:
     """Whether the user was served within both limits, counted from the scheduled arrival where there is one.
 
-    A failure and an answer without tokens are misses. An answer of one token has no TPOT to miss.
+    A failure and a cancelled request are misses. An answer of one token has no TPOT to miss. An answer that ended at once,
+    without a token, was served when it ended: whether nothing was the right answer is for a score to say.
     """
-    if failed(generation):
+    if failed(generation) or generation.finish_reason == "cancelled":
         return False
     since: Since = "sent" if generation.scheduled_s is None else "scheduled"
+    if not generation.tokens_at_s:
+        return generation.ended_s - _start_s(generation, since) <= ttft_limit_s
     tpot = tpot_s(generation)
     return ttft_s(generation, since=since) <= ttft_limit_s and (math.isnan(tpot) or tpot <= tpot_limit_s)
 
