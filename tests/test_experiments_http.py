@@ -85,9 +85,11 @@ def test_drafts_are_counted_by_the_server_and_only_those_of_the_requests_measure
     _, trials, _ = speculated
     lookup = trials[0]
     drafted, accepted = value(lookup, "drafted_tokens"), value(lookup, "accepted_tokens")
-    assert 0 < accepted <= drafted
+    assert accepted <= drafted
     assert value(lookup, "acceptance_rate") == accepted / drafted
-    assert 1 < value(lookup, "tokens_per_target_step") <= 5
+    assert value(lookup, "tokens_per_target_step") > 1
+    saved = sum(len(g.tokens_at_s) - len(set(g.tokens_at_s)) for g in lookup.generations)
+    assert 0 < accepted <= saved  # an accepted token comes with another one
     assert value(lookup, "speedup") > 1  # every step takes the same time, and a draft saves some
 
 
