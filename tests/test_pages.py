@@ -88,7 +88,7 @@ def test_the_overview_shows_each_question_with_its_latest_verdict_and_caveats(sa
     assert "Ship Q4_K_M" in shown
     assert sample_store.CAVEAT in shown
     assert sample_store.MACHINE["machine.cpu"] in shown
-    assert "busy machine" in shown
+    assert "why to distrust" in shown
 
 
 def test_headline_numbers_have_units_and_intervals(sample: Path) -> None:

@@ -174,5 +174,6 @@ def open(
 
 
 def say(line: str) -> None:
-    """Progress of a start, for whoever watches the terminal."""
-    print(line, file=sys.stderr, flush=True)
+    """Progress of a start, for whoever watches a terminal; a notebook or a log keeps none of it."""
+    if sys.stderr.isatty():
+        print(line, file=sys.stderr, flush=True)

@@ -230,7 +230,8 @@ def _trial(
         "cpu_s": sum(one.watched.cpu_s + one.watched.children_cpu_s for one in passes),
         "wall_s": sum(one.watched.wall_s for one in passes),
     }
-    notes, flags = dict(passes[-1].seen.notes), [f for one in passes for f in (*one.watched.flags(), *one.seen.flags)]
+    notes = {**passes[-1].seen.notes, "warm_up": "a request with a prefix of its own before the first round"}
+    flags = [flag for one in passes for flag in (*one.watched.flags(), *one.seen.flags)]
     if tier == SERVER:
         cold = [g for one in without for g in one.generations] if without else None
         reused = reused_tokens(passes)

@@ -270,7 +270,7 @@ def compared(
         "plain_decode_tokens_per_s": stats.clustered_percentile(plain_rates, owners, 50),
         "failed_requests": float(sum(map(speed.failed, generations))),
     }
-    notes = dict(served[-1].notes)
+    notes = {**served[-1].notes, "warm_up": "the server answered something else before the first round"}
     if alone := max(len(generations), sum(len(run.generations) for run in plain)) - len(pairs):
         notes["left_out"] = f"{alone} answers failed or were cut off in one of the two arms and are compared with nothing"
     if greedy:
