@@ -66,6 +66,11 @@ class Engine(Protocol):
         ...
 
 
+def is_url(name: str) -> bool:
+    """Whether what stands in place of an engine or a model is the address of a server."""
+    return name.lower().startswith(("http://", "https://"))
+
+
 def names() -> list[str]:
     """The engines there are: one per module of this folder that does not start with an underscore (folders are parts)."""
     return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.ispkg and not m.name.startswith("_"))

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lab.engines import Flash
+from lab.engines import Flash, is_url
 from lab.engines.http.child import Child
 from lab.engines.http.client import Broken, Client, Missing, one_line
 from lab.engines.http.pieces import Piece, piece_of, read_piece
@@ -202,7 +202,7 @@ def open(
         engine=engine, context_tokens=context_tokens, max_running=max_running, threads=threads, flash_attention=flash_attention,
         kv_type=kv_type, token_budget=token_budget, queue=queue, prefix_cache=prefix_cache, draft=draft,
         draft_tokens=draft_tokens, step_ms=step_ms)
-    if model.lower().startswith(("http://", "https://")):
+    if is_url(model):
         _refuse_settings(settings)
         url, _, name = model.partition("#")
         endpoint = Endpoint(url=_with_v1(url), model=name, stream=stream, key_env=key_env)

@@ -69,7 +69,7 @@ class Experiment:
         Fields called `model`, `models`, `draft` and `engine` are looked up; extend it for more.
         """
         engine = getattr(self, "engine", "llama_cpp")
-        url = engine.lower().startswith(("http://", "https://"))
+        url = engines.is_url(engine)
         if engine not in engines.names() and not url:
             raise LabError(f"There is no engine '{engine}'; the engines are {', '.join(engines.names())}.")
         named = (*getattr(self, "models", ()), getattr(self, "model", "none"), getattr(self, "draft", "none"))

@@ -28,8 +28,10 @@ def refuse_other(engine: str) -> None:
 
 
 def counters(engine: Engine) -> Counters | None:
-    """What the server has counted so far; None where it has no /metrics beside its /v1, or counts nothing that we know."""
-    endpoint: Endpoint = engine.endpoint  # type: ignore[attr-defined]
+    """What the server has counted so far; None without a server, without /metrics beside its /v1, or with unknown names."""
+    endpoint: Endpoint | None = getattr(engine, "endpoint", None)
+    if endpoint is None:
+        return None
     page = _page(endpoint, endpoint.parts.path.removesuffix("/v1") + "/metrics")
     found = parse(page) if page else None
     return None if found is None or math.isnan(found.generation_tokens) else found
@@ -84,11 +86,14 @@ def differing(pairs: Iterable[tuple[Generation, Generation]]) -> list[tuple[str,
             for one, other in pairs if one.text != other.text]
 
 
-def refuse_gone(name: str, title: str, generations: Sequence[Generation]) -> None:
-    """Raise `LabError` when a server has stopped answering: what follows would measure nothing."""
+def refuse_gone(name: str, title: str, generations: Sequence[Generation], *, why: str = "") -> None:
+    """Raise `LabError` when a server has stopped answering: what follows would measure nothing.
+
+    `why` says what failed; without it the last request's error does.
+    """
     last = generations[-1] if generations else None
     if last is None or not speed.failed(last):
         return
     if last.error_kind in ("refused", "reset") or all(map(speed.failed, generations)):
-        raise LabError(f"{name} stopped answering during '{title}' ({(last.error or 'no answer').rstrip('.')}); what was "
+        raise LabError(f"{name} stopped answering during '{title}' ({why or (last.error or 'no answer').rstrip('.')}); what was "
                        "measured until then is kept. Look at the server's log and run again.")

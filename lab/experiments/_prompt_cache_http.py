@@ -17,20 +17,20 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lab import data, machine, stats
-from lab.engines import Engine, refuse_misfit
+from lab.engines import Engine, is_url, refuse_misfit
 from lab.engines.vllm_parts import environment
 from lab.engines.vllm_parts.counters import Counters
 from lab.errors import LabError
 from lab.experiments import busy
 from lab.experiments._observed import counters, counting, differing, refuse_gone, refuse_other, worst
-from lab.experiments._remote import is_url, over_http
+from lab.experiments._remote import over_http
 from lab.experiments._workload import CHARACTERS_PER_TOKEN
-from lab.experiments.prompt_cache import SERVER, WORKLOADS, Point
+from lab.experiments.prompt_cache import SERVER, WORKLOADS, Point, posed
 from lab.load.services import OverHttp
 from lab.load.services import Served as Seen
 from lab.metrics import speed
 from lab.names import describe
-from lab.records import Decoding, Estimate, Generation, Question, Request, Trial, Verdict
+from lab.records import Decoding, Estimate, Generation, Request, Trial, Verdict
 
 if TYPE_CHECKING:
     from lab.experiments.prompt_cache import PromptCache
@@ -58,7 +58,7 @@ def refuse_machine(config: PromptCache) -> None:
 def opener_of(config: PromptCache) -> Opener:
     """What opens the servers that `config` names, with room for the longest request and for the shared prefixes."""
     shared = 1 if set(config.workloads) == {"system"} else config.groups
-    longest = max(config.prefix_tokens) + max(len(asked(q).encode()) for q in data.questions("everyday")) + config.output_tokens
+    longest = max(config.prefix_tokens) + max(len(posed(q).encode()) for q in data.questions("everyday")) + config.output_tokens
     longest = -(-longest // 64) * 64
     pool = max(POOL_TOKENS, longest * (config.users + 1 + shared))
 
@@ -159,7 +159,7 @@ class Words:
         questions = data.questions("everyday")
         while workload == "few_shot" and len(made) < length:
             question = questions[int(random.integers(len(questions)))]
-            made = made + self.read(f"{asked(question)} {question.choices[question.answer or 0]}\n\n")
+            made = made + self.read(f"{posed(question)} {question.choices[question.answer or 0]}\n\n")
         if len(made) < length:
             raise LabError(f"The text gives only {len(made) // self._unit:,} of {tokens:,} prefix tokens; ask for fewer.")
         return made[:length]
@@ -188,16 +188,12 @@ def requests_of(config: PromptCache, point: Point, words: Words, run: str, turn:
     made, before = [], set()
     for i in range(config.requests):
         begin = shared[int(random.integers(len(shared)))] if random.random() < point.reuse_rate else prefix()
-        prompt = begin + words.read("\n\n" + asked(questions[int(random.integers(len(questions)))]))
+        prompt = begin + words.read("\n\n" + posed(questions[int(random.integers(len(questions)))]))
         made.append(words.request(
             prompt, id=f"{turn}.{i}", tags={"prefix": "seen" if begin in before else "new"},
             decoding=Decoding(max_tokens=config.output_tokens, ignore_eos=not is_url(config.engine))))
         before.add(begin)
     return made
-
-
-def asked(question: Question) -> str:
-    return f"Question: {question.question}\nAnswer:"
 
 
 def _measured(

@@ -6,7 +6,7 @@ import contextlib
 from typing import Any
 
 from lab import engines
-from lab.engines import Engine
+from lab.engines import Engine, is_url
 from lab.load.probe import probe
 from lab.load.services import OverHttp
 from lab.records import Decoding, Request
@@ -15,10 +15,6 @@ FIRST_ANSWER_S = 30.0
 """A server that takes longer for two tokens after a word is measured by nobody."""
 REMOTE = ("server", "vllm")
 """Engines that this machine can start and that are spoken to over HTTP; a URL is another."""
-
-
-def is_url(name: str) -> bool:
-    return name.lower().startswith(("http://", "https://"))
 
 
 def is_remote(name: str) -> bool:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from lab import machine, stats
 from lab.data import tasks
-from lab.engines import Engine, refuse_misfit
+from lab.engines import Engine, is_url, refuse_misfit
 from lab.engines.vllm_parts import environment
 from lab.engines.vllm_parts.command import ServeSettings, refuse_request
 from lab.errors import LabError
 from lab.experiments._observed import chats, counters, counting, differing, refuse_gone, worst
-from lab.experiments._remote import is_remote, is_url, over_http
+from lab.experiments._remote import is_remote, over_http
 from lab.experiments.speculative import Arm, Served, geometric_mean, paired, task_of
 from lab.load.services import OverHttp
 from lab.metrics import speed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from lab.experiments import Chart, Experiment, busy, option
 from lab.experiments._remote import is_remote, over_http
 from lab.experiments._workload import mixture
 from lab.load import arrivals
-from lab.load.services import InProcess
+from lab.load.services import InProcess, Service
 from lab.metrics import answer, service
 from lab.names import describe
 from lab.records import Estimate, Generation, Question, Request, Trial, Verdict
@@ -160,31 +161,26 @@ class Batching(Experiment):
         def serve(requests: Sequence[Request], point: Point) -> Pass:
             context.clear()
             scheduler = Scheduler(context, policy=point.policy, max_running=point.users, token_budget=self.token_budget)  # type: ignore[arg-type]
-            times = self._times(point, len(requests))
-            with machine.Watch() as watch:
-                served = InProcess(engine=engine, fresh=lambda: scheduler).serve(
-                    requests, times=times, users=point.users, limit_s=self.limit_s, title=point.name)
-            return Pass(generations=served.generations, seconds=served.seconds, watched=watch.result,
-                        steps=tuple(scheduler.steps), preemptions=scheduler.preemptions,
-                        max_running=scheduler.max_running, cells=context.context_tokens)
+            done = self._pass(InProcess(engine=engine, fresh=lambda: scheduler), requests, point)
+            return dataclasses.replace(done, steps=tuple(scheduler.steps), preemptions=scheduler.preemptions,
+                                       max_running=scheduler.max_running, cells=context.context_tokens)
 
         return engine, serve
 
     def _remote(self, closing: contextlib.ExitStack) -> tuple[Engine, Serve]:
         """A server, which batches by its own policy."""
-        engine, service_ = over_http(
+        engine, remote = over_http(
             self.engine, self.model, key_env=self.key_env, room=self.context_tokens // max(self.concurrency),
             max_running=max(self.concurrency), threads=self.threads, flash_attention=self.flash_attention,
             prefix_cache=False, closing=closing)
+        return engine, functools.partial(self._pass, remote)
 
-        def serve(requests: Sequence[Request], point: Point) -> Pass:
-            times = self._times(point, len(requests))
-            with machine.Watch() as watch:
-                served = service_.serve(requests, times=times, users=point.users, limit_s=self.limit_s, title=point.name)
-            return Pass(generations=served.generations, seconds=served.seconds, watched=watch.result, measures=served.measures,
-                        notes=served.notes, flags=served.flags)
-
-        return engine, serve
+    def _pass(self, served_by: Service, requests: Sequence[Request], point: Point) -> Pass:
+        times = self._times(point, len(requests))
+        with machine.Watch() as watch:
+            served = served_by.serve(requests, times=times, users=point.users, limit_s=self.limit_s, title=point.name)
+        return Pass(generations=served.generations, seconds=served.seconds, watched=watch.result, measures=served.measures,
+                    notes=served.notes, flags=served.flags)
 
     def _times(self, point: Point, count: int) -> list[float] | None:
         if not point.rate or count < self.requests:

@@ -251,7 +251,7 @@ class PromptCache(Experiment):
             examples: list[int] = []
             while len(examples) < point.prefix_tokens:
                 question = questions[int(random.integers(len(questions)))]
-                examples += engine.tokenize(f"{_asked(question)} {question.choices[question.answer or 0]}\n\n")
+                examples += engine.tokenize(f"{posed(question)} {question.choices[question.answer or 0]}\n\n")
             return examples[: point.prefix_tokens]
 
         shared = [prefix() for _ in range(1 if point.workload == "system" else self.groups)]
@@ -260,7 +260,7 @@ class PromptCache(Experiment):
         work = []
         for i in range(self.requests):
             begin = shared[int(random.integers(len(shared)))] if random.random() < point.reuse_rate else prefix()
-            tokens = [*begin, *engine.tokenize("\n\n" + _asked(questions[int(random.integers(len(questions)))]))]
+            tokens = [*begin, *engine.tokenize("\n\n" + posed(questions[int(random.integers(len(questions)))]))]
             work.append((Request(id=str(i), tokens=tuple(tokens),
                                  decoding=Decoding(max_tokens=self.output_tokens, ignore_eos=True)), tokens))
         return work
@@ -409,7 +409,7 @@ def cost(passes: Sequence[Pass], cold: Sequence[Pass], cell_bytes: float) -> dic
     }
 
 
-def _asked(question: Question) -> str:
+def posed(question: Question) -> str:
     return f"Question: {question.question}\nAnswer:"
 
 

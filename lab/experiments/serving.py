@@ -13,10 +13,11 @@ import pandas as pd
 
 from lab import engines, machine, models
 from lab.energy import Meter
-from lab.engines import Engine
+from lab.engines import Engine, is_url
 from lab.errors import LabError
 from lab.experiments import Chart, Experiment, busy, option
-from lab.experiments._remote import is_url, over_http
+from lab.experiments._observed import counters, refuse_gone
+from lab.experiments._remote import over_http
 from lab.experiments._workload import mixture
 from lab.experiments.batching import knees
 from lab.load import arrivals
@@ -135,7 +136,7 @@ class Serving(Experiment):
                 for users, rate in self._rates():
                     trial = self._trial(name, engine, served, work, asked, users, rate, capacity)
                     yield trial
-                    _refuse_gone(name, trial)
+                    refuse_gone(name, trial.name, trial.generations, why=trial.notes.get("failures", ""))
                     if not rate:
                         capacity = float(trial.measures["requests_per_s"])  # type: ignore[arg-type]
 
@@ -255,12 +256,6 @@ class Serving(Experiment):
                      f"of them within.", chosen=str(best["name"]), why=tuple(why), caveats=tuple(caveats))
 
 
-def counters(engine: Engine) -> Any:
-    """The server's own counters where the engine shows them, else None."""
-    read = getattr(engine, "metrics", None)
-    return read() if callable(read) else None
-
-
 def counted(before: Any, after: Any) -> dict[str, float]:
     """What the server counted between two readings, as measures; none where it does not show counters."""
     if before is None or after is None:
@@ -279,13 +274,3 @@ def _capacity(row: pd.Series[Any]) -> str:
 def _cost(row: pd.Series[Any]) -> str:
     usd = row.get("metrics.cost_per_million_tokens_usd", math.nan)
     return "" if math.isnan(usd) else f", {usd:.2f} USD per million output tokens"
-
-
-def _refuse_gone(name: str, trial: Trial) -> None:
-    """Raise `LabError` when the last requests of a point found nobody: what follows would measure nothing."""
-    last = trial.generations[-1] if trial.generations else None
-    if last is None or not speed.failed(last):
-        return
-    if last.error_kind in ("refused", "reset") or all(map(speed.failed, trial.generations)):
-        raise LabError(f"{name} stopped answering during '{trial.name}' ({trial.notes.get('failures', 'no answer')}); what was "
-                       "measured until then is kept. Look at the server's log and run again.")
