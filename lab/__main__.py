@@ -243,12 +243,19 @@ def _experiment_command(name: str) -> Callable[..., None]:
 
 
 def _bench_command(name: str) -> Callable[..., None]:
-    def command(json_: Json = None) -> None:
+    """A typer command whose options are the parameters of the bench's `main`."""
+    from lab.bench import _options as asked
+
+    def command(json_: Path | None = None, **given: str | None) -> None:
         import importlib
 
-        result = importlib.import_module(f"lab.bench.{name}").main()
-        _write(json_, result)
+        _refuse_target(json_)
+        _write(json_, importlib.import_module(f"lab.bench.{name}").main(**asked.values(name, given)))
 
+    parameters = [inspect.Parameter("json_", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Json),
+                  *asked.options(name).values()]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
     command.__doc__ = _said_of("bench", name)
     return command
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.bench import engine, pairing, peers
+from lab.bench import _pairing as pairing
+from lab.bench import engine, peers
 from lab.engines import open_engine
 from lab.errors import LabError
 from lab.metrics import perplexity
@@ -135,3 +136,14 @@ def test_a_text_read_in_pieces_has_the_logits_of_one_read_at_once() -> None:
             llama.logits([*text[:size], -1], start=size)
     finally:
         llama.close()
+
+
+def test_the_options_of_a_bench_are_the_parameters_of_its_main() -> None:
+    import inspect
+
+    from lab.bench import _options, load
+
+    assert list(_options.options("load")) == list(inspect.signature(load.main).parameters)
+    assert _options.values("load", {"streams": "1,16", "seconds": "0.5", "rounds": None}) == {"streams": (1, 16), "seconds": 0.5}
+    with pytest.raises(LabError, match="whole numbers"):
+        _options.values("load", {"streams": "1,x"})

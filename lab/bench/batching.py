@@ -19,7 +19,7 @@ import numpy as np
 
 from lab import machine, models, stats
 from lab.bench import peers
-from lab.bench.pairing import HEADING, Arm, Comparison, compare, interleave
+from lab.bench._pairing import HEADING, Arm, Comparison, compare, interleave
 from lab.engines.llama.context import Context
 from lab.engines.llama.quantize import rung
 from lab.engines.llama.weights import Weights

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from lab import data, machine, models
 from lab.bench import peers
-from lab.bench.pairing import HEADING, Arm, Comparison, compare, interleave
+from lab.bench._pairing import HEADING, Arm, Comparison, compare, interleave
 from lab.engines.llama.context import Context
 from lab.engines.llama.quantize import rung
 from lab.engines.llama_cpp import LlamaCpp

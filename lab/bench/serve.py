@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lab import machine, models, stats
-from lab.bench.pairing import HEADING, Comparison, compare, interleave
+from lab.bench._pairing import HEADING, Comparison, compare, interleave
 from lab.engines.http.child import Child
 from lab.engines.http.served import Served, ServeSettings, open_served
 from lab.engines.scheduling.scheduler import Scheduler

@@ -17,6 +17,8 @@ import psutil
 from scipy.stats import theilslopes
 
 from lab import engines, machine, models
+from lab.engines.http.child import Child
+from lab.engines.http.served import ServeSettings
 from lab.errors import LabError
 from lab.experiments._workload import mixture
 from lab.load import arrivals
@@ -29,25 +31,24 @@ LEAK_MB_PER_HOUR = 20.0
 
 def main(
     model: str = models.DEFAULT, *, minutes: float = 10.0, share: float = 0.9, max_running: int = 16, threads: int = 0,
-    requests_per_minute: int = 0,
 ) -> dict[str, Any]:
     """Soak, print a line a minute, and return the figures. Raises `LabError` when the server dies."""
     if minutes <= 0 or not 0 < share <= 1:
         raise LabError("--minutes is above 0 and --share above 0 and at most 1.")
-    engine: Any = engines.open_engine("server", model, max_running=max_running, threads=threads,
-                                      context_tokens=512 * max_running, queue=10_000)
-    pid = [child for child in psutil.Process().children() if "serve" in " ".join(child.cmdline())][-1].pid
+    child = Child(model, ServeSettings(max_running=max_running, threads=threads, context_tokens=512 * max_running,
+                                       queue=10_000))
     try:
+        engine: Any = engines.open_engine("server", f"http://127.0.0.1:{child.port}/v1")
         service = OverHttp(endpoint=engine.endpoint)
         work, _ = mixture(engine, requests=64, prompt_tokens=96, output_tokens=96, questions="everyday", seed=0)
         first = service.serve(work, users=max_running, title="capacity")
         capacity = len(first.generations) / first.seconds
-        rate = requests_per_minute / 60 or share * capacity
+        rate = share * capacity
         print(f"capacity {capacity:.2f} requests/s with {max_running} users; soaking at {rate:.2f}/s", flush=True)
-        with _Memory(pid) as memory, machine.Watch() as watch:
+        with _Memory(child.pid) as memory, machine.Watch() as watch:
             rows = _soak(engine, service, rate, minutes)
     finally:
-        engine.close()
+        child.close()
     slope = memory.slope_mb_per_hour()
     lost = sum(row["lost"] for row in rows)
     print(f"{sum(row['sent'] for row in rows)} requests, {lost} lost; memory {memory.mb[0]:.0f} to {memory.mb[-1]:.0f} MB, "
@@ -70,8 +71,8 @@ def _soak(engine: Any, service: OverHttp, rate: float, minutes: float) -> list[d
         seen = service.serve(work, times=times, limit_s=600, title=f"minute {piece + 1}")
         done = [g for g in seen.generations if g.finish_reason in ("stop", "length") and g.error is None]
         ttft = [speed.ttft_s(g, since="scheduled") for g in done]
-        rows.append({"sent": count, "lost": count - len(done), "ttft_p50_s": float(np.percentile(ttft, 50)),
-                     "ttft_p99_s": float(np.percentile(ttft, 99)), "problems": list(seen.flags)})
+        rows.append({"sent": count, "lost": count - len(done), "ttft_p50_s": float(np.nanpercentile(ttft, 50)),
+                     "ttft_p99_s": float(np.nanpercentile(ttft, 99)), "problems": list(seen.flags)})
         print(f"minute {piece + 1}: {count} sent, {count - len(done)} lost, TTFT p50 {rows[-1]['ttft_p50_s'] * 1e3:.0f} ms, "
               f"p99 {rows[-1]['ttft_p99_s'] * 1e3:.0f} ms", flush=True)
         piece += 1

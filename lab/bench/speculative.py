@@ -13,7 +13,7 @@ from typing import Any
 
 from lab import machine, models
 from lab.bench import peers
-from lab.bench.pairing import HEADING, Arm, Comparison, compare, interleave
+from lab.bench._pairing import HEADING, Arm, Comparison, compare, interleave
 from lab.data import tasks
 from lab.engines.llama.context import Context
 from lab.engines.llama.draft import open_draft

@@ -48,7 +48,7 @@ def _sentence(endpoint: Endpoint, failure: Failure, within_s: float) -> str:
     if kind == "refused":
         return f"{at} refused the connection; nobody listens there. Start the server or check host and port."
     if kind in ("timeout", "limit"):
-        return f"{at} did not give one token within {within_s:g} s; wait until it is ready or give it more time."
+        return f"{at} did not finish a small answer within {within_s:g} s; wait until it is ready, or try a faster one."
     if kind in ("http_401", "http_403"):
         return (f"{at} refused the key ({kind.removeprefix('http_')}); set the environment variable "
                 f"{endpoint.key_env} to a valid one.")
