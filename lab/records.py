@@ -35,6 +35,8 @@ class Decoding:
     seed: int = 0
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    json_schema: str = ""
+    """A JSON Schema (as JSON text) that the whole answer must satisfy; "" leaves it free."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +151,11 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """One item of a question set. `answer` indexes `choices` where there are any; `references` are right answers."""
+    """One item of a question set. `answer` indexes `choices` where there are any; `references` are right answers.
+
+    `context` is the text a question is about (a passage to answer from, a document to summarise). Items with the same
+    `group` share a source (a passage, a template) and are not independent: intervals cluster on it.
+    """
 
     id: str
     question: str
@@ -158,6 +164,8 @@ class Question:
     references: tuple[str, ...] = ()
     topic: str = ""
     date: str | None = None
+    context: str = ""
+    group: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,7 +56,7 @@ def place(file: Path) -> str:
 
 
 def room(file: Path) -> str:
-    """The part of the house a file belongs to: `lab/ops/store.py` is `ops`, `lab/stats.py` is `stats`."""
+    """The part of the house a file belongs to: `lab/ops/store.py` is `ops`, `lab/stats/__init__.py` is `stats`."""
     parts = file.relative_to(ROOT).with_suffix("").parts
     return parts[1] if parts[0] == "lab" and len(parts) > 1 else parts[0]
 
