@@ -17,8 +17,9 @@ from lab.engines import Engine
 from lab.errors import LabError
 from lab.experiments import _prompt_cache_http, _speculative_http
 from lab.experiments._observed import counters, differing, worst
+from lab.experiments._speculative_arms import Arm
 from lab.experiments.prompt_cache import PromptCache
-from lab.experiments.speculative import Arm, Speculative
+from lab.experiments.speculative import Speculative
 from lab.load.services import OverHttp
 from lab.records import Estimate, Generation, Request, Trial, Usage
 

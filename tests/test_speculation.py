@@ -30,7 +30,9 @@ from lab.engines.scheduling.scripted_core import ScriptedCore
 from lab.engines.scheduling.speculation import Drafter, Drafts, verify
 from lab.engines.scheduling.suffixes import SuffixIndex
 from lab.errors import LabError
-from lab.experiments.speculative import Arm, Served, Speculative, compared, decide, geometric_mean, paired, serve
+from lab.experiments._speculative_arms import Arm, Served, compared, geometric_mean, paired, serve
+from lab.experiments._speculative_verdict import decide
+from lab.experiments.speculative import Speculative
 from lab.records import Decoding, Request
 from lab.stats import clustered_mean
 

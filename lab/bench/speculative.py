@@ -26,7 +26,7 @@ from lab.engines.scheduling.drafters import PromptLookup
 from lab.engines.scheduling.scheduler import Scheduler
 from lab.engines.scheduling.speculation import Drafter
 from lab.errors import LabError
-from lab.experiments.speculative import LONGEST, Work, serve
+from lab.experiments._speculative_arms import LONGEST, Work, serve
 from lab.records import Decoding, Message, Request
 
 COPY = ("copy_editing",)

@@ -17,7 +17,7 @@ from lab.engines.vllm_parts.command import ServeSettings, refuse_request
 from lab.errors import LabError
 from lab.experiments._observed import chats, counters, counting, differing, refuse_gone, worst
 from lab.experiments._remote import is_remote, over_http
-from lab.experiments.speculative import Arm, Served, geometric_mean, paired, task_of
+from lab.experiments._speculative_arms import Arm, Served, geometric_mean, paired, task_of
 from lab.load.services import OverHttp
 from lab.metrics import speed
 from lab.records import Decoding, Estimate, Message, Request, Settings, Trial, Verdict

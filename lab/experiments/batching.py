@@ -17,6 +17,7 @@ from lab.engines import Engine, Flash
 from lab.engines.scheduling.scheduler import Scheduler, Step
 from lab.errors import LabError
 from lab.experiments import Chart, Experiment, busy, option
+from lab.experiments._observed import worst
 from lab.experiments._remote import is_remote, over_http
 from lab.experiments._workload import mixture
 from lab.load import arrivals
@@ -198,7 +199,7 @@ class Batching(Experiment):
                      if (g.tokens, g.text) != (alone[g.request.id].tokens, alone[g.request.id].text)]
         measures = {
             **service.served(generations, seconds, scores, ttft_limit_s=self.ttft_ms / 1e3, tpot_limit_s=self.tpot_ms / 1e3),
-            **used(passes), **passes[-1].measures,
+            **used(passes), **worst(one.measures for one in passes),
             "compared_sequences": float(len(compared)), "differing_sequences": float(len(differing)),
             "foreign_cpu_share": max(one.watched.foreign_share for one in passes),
             "cpu_s": sum(one.watched.cpu_s for one in passes), "wall_s": sum(one.watched.wall_s for one in passes),
@@ -337,9 +338,9 @@ def knees(trials: pd.DataFrame) -> list[str]:
 
 def changed(trials: pd.DataFrame) -> str:
     """How many answers differ from those given alone, at worst."""
-    worst = trials.loc[(trials["metrics.differing_sequences"] / trials["metrics.compared_sequences"]).fillna(0).idxmax()]
-    if not worst["metrics.differing_sequences"] > 0:
+    most = trials.loc[(trials["metrics.differing_sequences"] / trials["metrics.compared_sequences"]).fillna(0).idxmax()]
+    if not most["metrics.differing_sequences"] > 0:
         return ""
-    return (f"{worst['metrics.differing_sequences']:.0f} of {worst['metrics.compared_sequences']:.0f} answers of "
-            f"{worst['name']} have other tokens than the same request alone (`differs` says where): sums of floating-point "
+    return (f"{most['metrics.differing_sequences']:.0f} of {most['metrics.compared_sequences']:.0f} answers of "
+            f"{most['name']} have other tokens than the same request alone (`differs` says where): sums of floating-point "
             "numbers can come out otherwise in a larger batch.")

@@ -13,6 +13,7 @@ import orjson
 from lab.load.envelope import Envelope
 from lab.load.events import Events
 from lab.load.response import Malformed, Response
+from lab.load.usage import read_usage
 from lab.records import FinishReason, Usage
 
 PAGE_LIMIT_BYTES = 256 << 20
@@ -147,7 +148,7 @@ class Answer:
         reason = _REASONS.get(self._reason or "", "stop")
         return Observed(
             text="".join(self._joined), at_s=self._at, counts=self._counts, how=self._how, token_ids=tuple(self._ids),
-            pieces=tuple(self._pieces), usage=_usage(self._usage, self._timings),
+            pieces=tuple(self._pieces), usage=read_usage(self._usage, self._timings),
             finish_reason="error" if self.failure else "cancelled" if cancelled else reason,
             failure=self.failure, streamed=self._streamed, hidden_events=self._hidden, shared=self._shared,
         )
@@ -331,23 +332,9 @@ def _hidden(delta: dict[str, Any]) -> str:
     return str(text)
 
 
-def _usage(said: dict[str, Any], timings: dict[str, Any]) -> Usage:
-    details = said.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, dict) else None
-    return Usage(
-        prompt_tokens=_number(said.get("prompt_tokens")), cached_tokens=_number(cached),
-        drafted_tokens=_number(timings.get("draft_n")), accepted_tokens=_number(timings.get("draft_n_accepted")),
-        output_tokens=_number(said.get("completion_tokens")),
-    )
-
-
 def _is_count(value: Any) -> TypeGuard[int]:
     """Whether this can be a number of tokens; a wild one must not become as many clock readings."""
     return type(value) is int and 0 <= value <= TOKENS_LIMIT
-
-
-def _number(value: Any) -> int | None:
-    return value if type(value) is int else None
 
 
 def _well_formed(text: str) -> str:

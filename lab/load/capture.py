@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import select
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,9 @@ from lab.load.wire import reach
 from lab.records import Generation, Request
 
 MEMORY_BYTES = 192 << 20
+_STEADY_MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(128 << 10)}
+"""Said aloud, glibc keeps the threshold where it is. Else it rises to megabytes, and the readings of many streams, growing side
+by side in one heap, leave holes several times their size."""
 READY_CONNECTIONS = 32
 """Opened before an open loop; more are made when they are needed."""
 
@@ -122,7 +126,6 @@ class _Child:
     def __init__(self, plan: Plan) -> None:
         self._plan, self.interrupted, self._ended = plan, False, 0
         self._said: list[Any] = []
-        self._silent = threading.Event()
 
     def __enter__(self) -> _Child:
         self._words: IO[bytes] = tempfile.TemporaryFile()
@@ -130,7 +133,7 @@ class _Child:
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "lab.load.child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._words,
-            start_new_session=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)})
+            start_new_session=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **_STEADY_MALLOC})
         try:
             with contextlib.suppress(BrokenPipeError):
                 self._stdin.write(frame(self._plan))
@@ -164,20 +167,27 @@ class _Child:
         The first interruption stops the load, the second gives up on it. A thread does the reading: an interruption
         between a read and what is done with it would lose a frame.
         """
-        threading.Thread(target=self._read, daemon=True).start()
-        while not self._silent.is_set():  # not `is_alive`: an interrupted `join` takes a living thread for dead
-            try:
-                self._silent.wait(0.5)
-                told(self._ended)
-            except KeyboardInterrupt:
-                if self.interrupted:
-                    raise
-                self.interrupted = True
-                with contextlib.suppress(BrokenPipeError):
-                    self._stdin.close()
-        return self._said
+        # A pipe that closes, because an interruption breaks the waits of `threading`: `join` takes a living thread for
+        # dead, and a condition releases a lock that it has not got.
+        silent, silence = os.pipe()
+        threading.Thread(target=self._read, args=(silence,), daemon=True).start()
+        try:
+            while True:
+                try:
+                    if select.select([silent], [], [], 0.5)[0]:
+                        return self._said
+                    told(self._ended)
+                except KeyboardInterrupt:
+                    if self.interrupted:
+                        raise
+                    self.interrupted = True
+                    with contextlib.suppress(BrokenPipeError):
+                        self._stdin.close()
+        finally:
+            told(self._ended)
+            os.close(silent)
 
-    def _read(self) -> None:
+    def _read(self, silence: int) -> None:
         try:
             while (said := unframe(self._stdout.read)) is not None:
                 if isinstance(said, int):
@@ -187,7 +197,7 @@ class _Child:
         except (ValueError, OSError):  # closed under our hands by a second interruption
             pass
         finally:
-            self._silent.set()
+            os.close(silence)
 
     def ended_well(self) -> bool:
         try:
@@ -210,7 +220,7 @@ def _captured(
 ) -> Captured:
     events = sum(len(s.observed.at_s) for s in seen)
     made = audit(account, events=events, shared=sum(s.observed.shared for s in seen))
-    problems = [*_problems(seen, account, endpoint), *([made.reason] if made.client_bound else [])]
+    problems = [*_problems(seen, account, endpoint), *([f"client_bound: {made.reason}"] if made.client_bound else [])]
     generations = []
     seen.reverse()
     while seen:

@@ -74,7 +74,5 @@ class OverHttp:
         asked = requests if times is None else requests[: len(times)]
         seen = capture(self.endpoint, asked, times=times, users=users if times is None else None, limit_s=limit_s,
                        warmup=self.warmup, count_tokens=self.count_tokens, title=title)
-        audit = seen.audit
-        limited = (f"client_bound: {audit.reason}",) if audit.client_bound else ()
-        return Served(generations=seen.generations, seconds=seen.seconds, measures=audit.measures(), notes=audit.notes(),
-                      flags=(*limited, *seen.problems))
+        return Served(generations=seen.generations, seconds=seen.seconds, measures=seen.audit.measures(),
+                      notes=seen.audit.notes(), flags=seen.problems)

@@ -18,7 +18,10 @@ from lab.load import clock
 if TYPE_CHECKING:
     from lab.load.exchange import Exchange
 
-READ_BYTES = 65_536
+_VIEW = memoryview(bytearray(65_536))
+"""Every read goes here and is then copied: a `recv` of its own would ask the heap for 64 kB each time, which no hole that
+smaller reads leave can hold, and the process would grow with all that ever came."""
+_ROOM = (_VIEW,)
 _SO_TIMESTAMPING = 37
 _SOFTWARE_RECEIVE = 1 << 3 | 1 << 4
 """SOF_TIMESTAMPING_RX_SOFTWARE makes the stamps, SOF_TIMESTAMPING_SOFTWARE reports them (kernel, timestamping.rst)."""
@@ -63,7 +66,7 @@ class Wire:
         self.sock.setblocking(False)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.stamped = secure is None and self._ask_for_stamps()
-        self.fd, self._receive = self.sock.fileno(), getattr(self.sock, "recvmsg", None)
+        self.fd, self._receive = self.sock.fileno(), getattr(self.sock, "recvmsg_into", None)
         code = self.sock.connect_ex(address[1])
         if code not in (0, errno.EINPROGRESS, errno.EWOULDBLOCK):
             self.sock.close()
@@ -121,8 +124,9 @@ class Wire:
         """
         if not self.stamped or self._receive is None:
             return self._read_unstamped(woken_s)
-        data, ancillary, _, _ = self._receive(READ_BYTES, _ANCILLARY_BYTES)
+        count, ancillary, _, _ = self._receive(_ROOM, _ANCILLARY_BYTES)
         now = time.perf_counter()
+        data = bytes(_VIEW[:count])
         if ancillary:
             stamp = ancillary[0][2]
             if len(stamp) == 48:
@@ -137,9 +141,9 @@ class Wire:
 
     def _read_unstamped(self, woken_s: float) -> tuple[bytes, float]:
         try:
-            data = self.sock.recv(READ_BYTES)
+            data = bytes(_VIEW[:self.sock.recv_into(_VIEW)])
             while isinstance(self.sock, ssl.SSLSocket) and self.sock.pending():
-                data += self.sock.recv(READ_BYTES)
+                data += _VIEW[:self.sock.recv_into(_VIEW)]
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             raise BlockingIOError from None
         except ssl.SSLEOFError:

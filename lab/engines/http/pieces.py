@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lab.load.usage import read_usage
 from lab.records import FinishReason, Usage
 
 _REASONS: Mapping[str, FinishReason] = {"length": "length", "max_tokens": "length", "abort": "cancelled",
@@ -51,18 +52,3 @@ def read_piece(said: Mapping[str, Any]) -> Piece:
     ids, reason = choice.get("token_ids"), choice.get("finish_reason")
     return Piece(text=text if isinstance(text, str) else "", tokens=tuple(ids) if isinstance(ids, list) else (), hidden=hidden,
                  finish_reason=_REASONS.get(reason, "stop") if isinstance(reason, str) else None, usage=usage)
-
-
-def read_usage(said: Mapping[str, Any]) -> Usage:
-    """Token counts in our words; what was not said is None."""
-    def count(name: str, *, of: str = "") -> int | None:
-        place = said.get(of) if of else said
-        value = place.get(name) if isinstance(place, dict) else None
-        return value if isinstance(value, int) else None
-
-    accepted = count("accepted_prediction_tokens", of="completion_tokens_details")
-    rejected = count("rejected_prediction_tokens", of="completion_tokens_details")
-    return Usage(
-        prompt_tokens=count("prompt_tokens"), cached_tokens=count("cached_tokens", of="prompt_tokens_details"),
-        drafted_tokens=None if accepted is None or rejected is None else accepted + rejected, accepted_tokens=accepted,
-        output_tokens=count("completion_tokens"))
