@@ -81,8 +81,8 @@ def _starts(file: models.ModelFile, threads: int, rounds: int, prefix: int, suff
                 shares = [w / c for w, c in zip(warm, cold, strict=True)]
                 share = {"median": statistics.median(shares), "min": min(shares), "max": max(shares)}
                 made.append({"tier": tier, "cold_s": cold, "warm_s": warm, "share": share, "hits": cache.counts.hits,
-                             "reused_tokens": cache.counts.reused_tokens, "restore_s": cache.counts.restore_s,
-                             "save_s": cache.counts.save_s, "reached": share["median"] <= WARM_LIMIT_SHARE})
+                             "reused_tokens": cache.counts.reused_tokens, "restore_s": list(cache.counts.restore_s),
+                             "save_s": list(cache.counts.save_s), "reached": share["median"] <= WARM_LIMIT_SHARE})
     finally:
         core.close()
         weights.close()

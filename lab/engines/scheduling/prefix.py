@@ -7,6 +7,7 @@ down a tier when they are evicted, and up when they are hit.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -56,9 +57,17 @@ def distinct(held: Iterable[Held]) -> int:
     return sum(end - run.start for run, end in reach.items())
 
 
+KEPT_READINGS = 10_000
+
+
+def _latest() -> deque[float]:
+    """The latest readings: a server runs for ever."""
+    return deque(maxlen=KEPT_READINGS)
+
+
 @dataclass(kw_only=True)
 class Counts:
-    """What a cache did; times are seconds of the core's clock, one reading per event."""
+    """What a cache did; times are seconds of the core's clock, one reading per event (the latest 10,000)."""
 
     asked_tokens: int = 0
     reused_tokens: dict[str, int] = field(default_factory=dict)
@@ -70,10 +79,10 @@ class Counts:
     """Entries that lost their cells."""
     not_restored: int = 0
     """States that the core refused, for want of room or because they do not fit it."""
-    lookup_s: list[float] = field(default_factory=list)
-    share_s: list[float] = field(default_factory=list)
-    save_s: list[float] = field(default_factory=list)
-    restore_s: list[float] = field(default_factory=list)
+    lookup_s: deque[float] = field(default_factory=_latest)
+    share_s: deque[float] = field(default_factory=_latest)
+    save_s: deque[float] = field(default_factory=_latest)
+    restore_s: deque[float] = field(default_factory=_latest)
     spent_s: float = 0.0
     """All that the cache took, writing files and evicting included."""
     kept_s: float = 0.0
