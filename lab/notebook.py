@@ -145,6 +145,13 @@ def show_table(
     _display({"text/html": shown.to_html(index=False, border=0), "text/plain": shown.to_string(index=False)})
 
 
+def show_rows(rows: Iterable[Mapping[str, Any]]) -> None:
+    """Show rows of plain values as a table, long texts whole."""
+    shown = pd.DataFrame(list(rows))
+    with pd.option_context("display.max_colwidth", None):
+        _display({"text/html": shown.to_html(index=False, border=0), "text/plain": shown.to_string(index=False)})
+
+
 def show_verdict(verdict: Verdict | None, *, title: str = "Verdict", cautions: bool = True) -> None:
     """Show a decision, why it was made and, unless that is said elsewhere, what speaks against trusting it."""
     if verdict is None:
@@ -172,7 +179,7 @@ def quantity(row: pd.Series[Any], measure: str, *, interval: bool = True) -> str
         return "not measured"
     low, high = (float(row.get(f"metrics.{measure}_{side}", math.nan)) for side in ("low", "high"))
     within = f" ({name.show(low)}–{name.show(high)})" if interval and not math.isnan(low + high) else ""
-    return f"{name.show(value)}{'' if name.unit == '%' else ' '}{name.unit}{within}".strip()
+    return f"{name.show(value)}{'' if name.unit in ('', '%') else ' '}{name.unit}{within}".strip()
 
 
 def compared(outcome: Outcome, baseline: pd.Series[Any], other: pd.Series[Any], measure: str) -> str:

@@ -72,7 +72,7 @@ def draw(chart: Chart, trials: pd.DataFrame, *, dark: bool = False) -> go.Figure
 
 def figures(experiment: type[Experiment], trials: pd.DataFrame, *, dark: bool = False) -> dict[str, go.Figure]:
     """Every chart that `experiment` lists, by its title."""
-    return {chart.title: draw(chart, trials, dark=dark) for chart in experiment.charts}
+    return {chart.title: draw(chart, trials, dark=dark) for chart in experiment.charts_of(trials)}
 
 
 def token_timeline(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import json
 import math
@@ -13,6 +14,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from lab import plots
+from lab.errors import LabError
 from lab.experiments import Experiment, find, name_of, question_of
 from lab.names import describe
 from lab.ops import history, store, tracking
@@ -41,8 +43,14 @@ class Outcome:
                 "trials": [_trial(row) for _, row in self.trials.iterrows()]}
 
 
-def run(experiment: Experiment, *, on_trial: Callable[[Trial], None] = lambda trial: None) -> Outcome:
-    """Run and record `experiment`; an interruption gives the outcome of what was measured so far."""
+def run(
+    experiment: Experiment, *, on_trial: Callable[[Trial], None] = lambda trial: None,
+    on_failure: Callable[[Outcome], None] = lambda done: None,
+) -> Outcome:
+    """Run and record `experiment`; an interruption gives the outcome of what was measured so far.
+
+    `on_failure` is given that outcome when a run that had begun fails; the failure is raised then.
+    """
     name = name_of(experiment)
     experiment.check()
     with tqdm(total=experiment.size(), desc=name, unit="trial", disable=None) as bar:
@@ -52,7 +60,14 @@ def run(experiment: Experiment, *, on_trial: Callable[[Trial], None] = lambda tr
             bar.update()
             on_trial(trial)
 
-        recorded = tracking.record(experiment, on_trial=measured)
+        begun: list[str] = []
+        try:
+            recorded = tracking.record(experiment, on_start=begun.append, on_trial=measured)
+        except LabError:
+            with contextlib.suppress(LabError):  # the first error is the one to show
+                for run_id in begun:
+                    on_failure(outcome(run_id, name))
+            raise
     done = outcome(recorded.run_id, name)
     figures = plots.figures(type(experiment), done.trials)
     if figures:
@@ -86,7 +101,7 @@ def _verdict(raw: str) -> Verdict:
 def table(experiment: str, trials: pd.DataFrame) -> pd.DataFrame:
     """`trials` as people read them; measures nobody took are left out."""
     shown = {"Trial": trials["name"]} if len(trials) else {}
-    for column in find(experiment).columns:
+    for column in find(experiment).columns_of(trials):
         if f"metrics.{column}" in trials:
             shown[describe(column).heading] = trials.apply(lambda row, c=column: cell(row, c), axis=1)
     for note in find(experiment).notes:

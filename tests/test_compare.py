@@ -18,7 +18,7 @@ import sample_store
 from lab import stats
 from lab.errors import LabError
 from lab.ops import compare, history, tracking
-from lab.records import Generation, Score, Trial
+from lab.records import Generation, Request, Score, Trial
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -97,10 +97,23 @@ def test_right_and_wrong_answers_are_paired_by_item_and_tested_by_mcnemar() -> N
     assert (row.baseline, row.other, row.items, row.outcome) == (20 / 60, 36 / 60, 60, "better")
 
 
+def test_items_whose_requests_share_a_source_count_together() -> None:
+    def asked(grouped: bool) -> tuple[Generation, ...]:
+        return tuple(Generation(request=Request(id=str(i), prompt="?", tags={"group": f"p{i // 8}"} if grouped else {}),
+                                sent_s=0.0, ended_s=1.0) for i in range(48))
+
+    before, after = {str(i): 1.0 for i in range(48)}, {str(i): float(i // 8 != 2) for i in range(48)}  # one passage turned wrong
+    alone, together = (compared(trial(asked(grouped), scores(before)), trial(asked(grouped), scores(after)))["accuracy"]
+                       for grouped in (False, True))
+    assert (alone.outcome, together.outcome) == ("worse", "no difference shown")
+    assert together.difference == alone.difference and together.high - together.low > alone.high - alone.low
+    assert together.detectable > alone.detectable > 0
+
+
 def test_only_items_that_both_sides_scored_count() -> None:
     before = {**{str(i): i / 50 for i in range(30)}, "only here": 99.0, "unscored": math.nan}
     after = {**{str(i): i / 50 + 0.01 + i / 1e4 for i in range(30)}, "unscored": 5.0}
-    row = compared(trial(scored=scores(before, "bleu")), trial(scored=scores(after, "bleu")))["bleu"]
+    row = compared(trial(scored=scores(before, "novelty")), trial(scored=scores(after, "novelty")))["novelty"]
     assert row.items == 30
     assert row.baseline == pytest.approx(np.mean([i / 50 for i in range(30)]))
     assert row.significant

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
+import jsonschema
 import numpy as np
 import pytest
 
@@ -72,6 +74,31 @@ def test_a_seed_repeats_a_sample_and_another_changes_it(engine: Engine) -> None:
 @pytest.mark.parametrize("filters", [{"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}])
 def test_a_filter_that_leaves_one_token_is_greedy(engine: Engine, filters: dict[str, float]) -> None:
     assert generate(engine, ask(engine, temperature=0.8, **filters)).tokens == generate(engine, ask(engine)).tokens
+
+
+SCHEMA = {"type": "object", "required": ["why", "grade", "sure"],
+          "properties": {"why": {"type": "string", "maxLength": 30}, "grade": {"enum": [1, 2, 3]}, "sure": {"type": "boolean"}}}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_an_answer_under_a_schema_parses_and_satisfies_it(engine: Engine, temperature: float, seed: int) -> None:
+    result = generate(engine, ask(engine, "Grade this answer: Paris.", max_tokens=96, ignore_eos=False, seed=seed,
+                                  temperature=temperature, json_schema=json.dumps(SCHEMA)))
+    assert result.finish_reason == "stop"
+    jsonschema.validate(json.loads(result.text), SCHEMA)
+
+
+@pytest.mark.parametrize("schema", ["no JSON", "[1]", '{"type": "integer", "minimum": 3}', '{"$ref": "#/$defs/nowhere"}'])
+def test_a_schema_that_cannot_be_kept_is_refused_in_one_sentence(engine: Engine, schema: str) -> None:
+    with pytest.raises(LabError) as refusal:
+        generate(engine, ask(engine, ignore_eos=False, json_schema=schema))
+    assert str(refusal.value).endswith(".") and "\n" not in str(refusal.value)
+
+
+def test_a_schema_and_an_answer_without_end_exclude_each_other(engine: Engine) -> None:
+    with pytest.raises(LabError, match="end cannot be ignored"):
+        generate(engine, ask(engine, json_schema=json.dumps(SCHEMA)))
 
 
 def test_clock_readings_never_go_back_and_lie_in_the_request(engine: Engine) -> None:

@@ -213,7 +213,7 @@ BAD: list[tuple[str, Any, int]] = [
     (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, 400),
     (CHAT, {"messages": [{"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]}]}, 400),
     (CHAT, {"messages": [{"role": "user", "content": "hi"}], "tools": [{"type": "function"}]}, 400),
-    (CHAT, {"messages": [{"role": "user", "content": "hi"}], "response_format": {"type": "json_object"}}, 400),
+    (CHAT, {"messages": [{"role": "user", "content": "hi"}], "response_format": {"type": "xml"}}, 400),
     ("/v1/nothing", {}, 404), ("/v1/models", {}, 405), ("/tokenize", {}, 400), ("/tokenize", {"prompt": 3}, 400),
     ("/detokenize", {"tokens": "a"}, 400), ("/detokenize", {"tokens": [10**9]}, 400),
     (PLAIN, b'{"prompt": "' + b"x" * 4_100_000 + b'"}', 413),

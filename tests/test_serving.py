@@ -99,6 +99,17 @@ def test_a_server_that_is_killed_in_the_middle_leaves_a_marked_run_and_one_sente
     assert trials["metrics.failed_requests"].max() > 0
 
 
+def test_an_interruption_keeps_what_the_load_had_seen(server: Any, tmp_path: Any, monkeypatch: Any) -> None:
+    monkeypatch.setenv("LAB_HOME", str(tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    slow = Serving(engine=(server.endpoint.url,), **{**SHORT, "requests": 200, "output_tokens": 60})
+    interrupt = threading.Timer(2.5, os.kill, (os.getpid(), signal.SIGINT))
+    done = tracking.record(slow, on_start=lambda _: interrupt.start())
+    trials = history.frame(parents=[done.run_id])
+    assert done.state == "interrupted" and len(trials) == 1
+    assert 0 < trials["params.requests"].astype(int).iloc[0] < 200
+
+
 @pytest.mark.parametrize(("given", "said"), [
     ({"engine": ("other",)}, "no engine 'other'"), ({"engine": ("http://127.0.0.1:9",)}, "127.0.0.1:9"),
     ({"engine": ("ftp://x",)}, "no engine"), ({"model": "no-such-model"}, "no-such-model"),

@@ -38,6 +38,12 @@ SHIPPED = (
         sha256="15b254f9790fd0e0fa3da1dbbcc8d20907d26ded88f352c76f8c5575bf9aaa3a",
     ),
     _ours(
+        name="technical", kind="open", answer_by="short right answers, one of which an explanation must name",
+        description="Questions about computing to be answered in a sentence, each with a short passage that answers it",
+        size=42, topics=("algorithms", "databases", "machine learning", "networks", "security", "software", "systems"),
+        sha256="512fddf96f06394439295ee5f1f4476a4f5e5d2a944ed0d656512fcb4035c577",
+    ),
+    _ours(
         name="verdicts", kind="labelled", answer_by="labels of the authors",
         description="Answers of our own: right in other words, wrong in nearly the same words, plainly right, plainly wrong",
         size=60, topics=("correctness",),

@@ -66,9 +66,39 @@ class Engine(Protocol):
         ...
 
 
+Branching = tuple[Sequence[int], Sequence[Sequence[int]]]
+"""A prefix, and the branches to score after it."""
+
+
+@runtime_checkable
+class ScoresTogether(Protocol):
+    """An engine that scores the branches of many prefixes faster together than one prefix after the other."""
+
+    def branch_logprobs_many(self, questions: Sequence[Branching]) -> Iterator[tuple[int, list[NDArray[np.float64]]]]:
+        """Each question's index and what `branch_logprobs` gives for it, in the order in which they are done."""
+        ...
+
+
+def branch_logprobs_many(engine: Engine, questions: Sequence[Branching]) -> Iterator[tuple[int, list[NDArray[np.float64]]]]:
+    """Each question's index and the log-probabilities of its branches; together where the engine can, else in turn."""
+    if isinstance(engine, ScoresTogether):
+        yield from engine.branch_logprobs_many(questions)
+        return
+    for number, (prefix, branches) in enumerate(questions):
+        yield number, engine.branch_logprobs(prefix, branches)
+
+
 def is_url(name: str) -> bool:
     """Whether what stands in place of an engine or a model is the address of a server."""
     return name.lower().startswith(("http://", "https://"))
+
+
+def refuse_url(name: str) -> None:
+    """Raise `LabError` for a URL that is no server's address, or that carries a secret."""
+    from lab.engines.server import address
+    from lab.load.endpoint import Endpoint
+
+    Endpoint(url=address(name)[0], model="")
 
 
 def names() -> list[str]:

@@ -11,15 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lab import gguf_header, machine, models
-from lab.engines import Flash, refuse_misfit, token_logprobs
+from lab.engines import Branching, Flash, refuse_misfit
+from lab.engines.llama import in_turn, tree
 from lab.engines.llama.context import KV_BYTES, Context
 from lab.engines.llama.weights import Weights
 from lab.errors import LabError
 from lab.records import Chunk, Request, Settings, Usage
 from lab.text import TextStream
-
-SCORED_SEQUENCES = 16
-"""Branches of one question that are scored in one step."""
 
 
 class LlamaCpp:
@@ -84,7 +82,7 @@ class LlamaCpp:
             # No larger than needed: llama.cpp zeroes the whole cache at once, so every cell is resident memory.
             room = min(-(-tokens // 512) * 512, self._scoring_limit)
             self._read = []
-            self._scoring = Context(self.weights, context_tokens=room, batch_tokens=room, sequences=SCORED_SEQUENCES,
+            self._scoring = Context(self.weights, context_tokens=room, batch_tokens=room, sequences=tree.SEQUENCES,
                                     **self._context_settings)  # type: ignore[arg-type]
         return self._scoring
 
@@ -157,33 +155,33 @@ class LlamaCpp:
         return context.logits(rows)
 
     def branch_logprobs(self, prefix: Sequence[int], branches: Sequence[Sequence[int]]) -> list[NDArray[np.float64]]:
-        self.weights.check([*prefix, *(t for b in branches for t in b)])
-        total = len(prefix) + sum(len(b) for b in branches)
-        if total > self._scoring_limit or len(branches) > SCORED_SEQUENCES or not prefix:
-            raise LabError(f"A question of {total:,} tokens with {len(branches)} options cannot be scored at once "
-                           f"(at most {self._scoring_limit:,} tokens and {SCORED_SEQUENCES} options).")
-        context, self._read = self._scoring_for(total), []
-        context.clear()
-        n = len(prefix)
-        context.token[:n], context.position[:n] = prefix, np.arange(n)
-        # One decode for the whole question: the prefix belongs to every branch, each branch to its own sequence.
-        context.sequence_count[:n] = len(branches)
-        context.sequence[:n, : len(branches)] = np.arange(len(branches))
-        context.output[:n] = 0
-        context.output[n - 1] = 1
-        at, rows, first = n, 1, []
-        for i, branch in enumerate(branches):
-            m = len(branch)
-            span = slice(at, at + m)
-            context.token[span], context.position[span] = branch, np.arange(n, n + m)
-            context.sequence_count[span], context.sequence[span, 0] = 1, i
-            context.output[span] = 1
-            context.output[at + m - 1] = 0
-            first.append(rows)
-            at, rows = at + m, rows + m - 1
-        context.decode(at)
-        logits = context.logits(rows)
-        return [token_logprobs(logits[[0, *range(r, r + len(b) - 1)]], b) for r, b in zip(first, branches, strict=True)]
+        return next(self.branch_logprobs_many([(prefix, branches)]))[1] if branches else []
+
+    def branch_logprobs_many(self, questions: Sequence[Branching]) -> Iterator[tuple[int, list[NDArray[np.float64]]]]:
+        """What questions have in common is read once, and the rest of many in one step; take all before scoring anything else.
+
+        With flash attention off, where no company may change a score, one question after the other.
+        """
+        asked = [([*prefix], [[*branch] for branch in branches]) for prefix, branches in questions]
+        sizes = [len(prefix) + sum(map(len, branches)) for prefix, branches in asked]
+        for (prefix, branches), total in zip(asked, sizes, strict=True):
+            self.weights.check([*prefix, *(token for branch in branches for token in branch)])
+            if total > self._scoring_limit or len(branches) > tree.SEQUENCES or not prefix or not all(branches):
+                raise LabError(f"A question of {total:,} tokens with {len(branches)} options cannot be scored at once (at most "
+                               f"{self._scoring_limit:,} tokens and {tree.SEQUENCES} options, neither empty).")
+        return self._scores_of(asked, max(sizes, default=0), sum(sizes))
+
+    def _scores_of(self, asked: list[tree.Asked], longest: int, total: int) -> Iterator[tuple[int, list[NDArray[np.float64]]]]:
+        if not asked:
+            return
+        alone = self.settings["flash_attention"] == "off"
+        room = longest if alone else max(longest, tree.shared(asked) + min(tree.STEP_TOKENS, total))
+        context, mine = self._scoring_for(min(room, self._scoring_limit)), list[int]()
+        self._read = mine
+        for found in in_turn.score(context, asked) if alone else tree.score(context, asked):
+            yield found
+            if self._read is not mine:
+                raise LabError("Something else was scored before these questions were done; take all their scores first.")
 
     def bytes_per_token(self, depth: int) -> float:
         """Bytes read from memory to decode one token with `depth` tokens cached."""

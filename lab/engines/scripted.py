@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from lab.engines import refuse_misfit, token_logprobs
+from lab.engines import _schemas, refuse_misfit, token_logprobs
 from lab.engines.scheduling.sampling import distribution, draw
 from lab.errors import LabError
 from lab.records import Chunk, Decoding, Request, Settings, Usage
@@ -26,8 +26,9 @@ END = 256
 class Scripted:
     """Answers from `reply`, else from its Markov chain, at `ttft_s` + prompt x `prefill_s` and then every `tpot_s`.
 
-    `reply` is a text or a function of the prompt text. `fail_after` breaks the stream with an error after that many
-    tokens. `sharpness` scales the chain's logits (0 is uniform).
+    Without a `reply`, a request with a schema gets the smallest answer that satisfies it. `reply` is a text or a function of
+    the prompt text. `fail_after` breaks the stream with an error after that many tokens. `sharpness` scales the chain's
+    logits (0 is uniform).
     """
 
     def __init__(
@@ -102,8 +103,9 @@ class Scripted:
 
     def _tokens(self, prompt: list[int], decoding: Decoding) -> Iterator[int]:
         """The script's tokens, or the chain's, at most `max_tokens`."""
-        if self._reply is not None:
-            reply = self._reply if isinstance(self._reply, str) else self._reply(self.detokenize(prompt))
+        if self._reply is not None or decoding.json_schema:
+            told = self._reply(self.detokenize(prompt)) if callable(self._reply) else self._reply
+            reply = _schemas.smallest(decoding) if told is None else told
             script = [*self.tokenize(reply), END]
             yield from (script + [END] * decoding.max_tokens)[: decoding.max_tokens if decoding.ignore_eos else len(script)]
             return

@@ -204,8 +204,8 @@ def open(
         draft_tokens=draft_tokens, step_ms=step_ms)
     if is_url(model):
         _refuse_settings(settings)
-        url, _, name = model.partition("#")
-        endpoint = Endpoint(url=_with_v1(url), model=name, stream=stream, key_env=key_env)
+        url, name = address(model)
+        endpoint = Endpoint(url=url, model=name, stream=stream, key_env=key_env)
         return Server(endpoint, timeout_s=timeout_s, token_ids=token_ids)
     child = Child(model, settings)
     try:
@@ -217,9 +217,11 @@ def open(
         raise
 
 
-def _with_v1(url: str) -> str:
+def address(name: str) -> tuple[str, str]:
+    """Base URL and model of `http://HOST:PORT[/v1][#MODEL]`; an empty model is the server's choice."""
+    url, _, model = name.partition("#")
     url = url.strip().rstrip("/")
-    return url if url.endswith(("/v1", "/completions")) else f"{url}/v1"
+    return (url if url.endswith(("/v1", "/completions")) else f"{url}/v1"), model
 
 
 def _refuse_settings(settings: ServeSettings) -> None:

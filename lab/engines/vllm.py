@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from lab.engines import refuse_misfit
+from lab.engines import Branching, refuse_misfit
 from lab.engines.http.client import Client
 from lab.engines.server import Server
 from lab.engines.vllm_parts import command, conversion, counters, environment, process
@@ -25,6 +25,9 @@ START_S = 900.0
 """Without `enforce_eager` it compiles for minutes."""
 SHOWN_LOGITS = 4_000_000
 """Entries of logits asked for at once: vLLM writes each as some 60 bytes of JSON, up to two seconds for 49,000."""
+
+SCORED_QUESTIONS = 16
+"""Questions whose options go into one request."""
 
 
 class Vllm(Server):
@@ -98,11 +101,23 @@ class Vllm(Server):
         return found
 
     def branch_logprobs(self, prefix: Sequence[int], branches: Sequence[Sequence[int]]) -> list[NDArray[np.float64]]:
-        self._check([*prefix, *(token for branch in branches for token in branch)])
-        refuse_misfit(len(prefix), max(map(len, branches), default=0) + 1, self.context_tokens)
-        answers = self._scored([[*prefix, *branch] for branch in branches], shown=0)
-        return [np.array([said[str(token)]["logprob"] for said, token in zip(rows[len(prefix):], branch, strict=True)])
-                for rows, branch in zip(answers, branches, strict=True)]
+        return next(self.branch_logprobs_many([(prefix, branches)]))[1]
+
+    def branch_logprobs_many(self, questions: Sequence[Branching]) -> Iterator[tuple[int, list[NDArray[np.float64]]]]:
+        """Several questions to a request: vLLM evaluates their branches in one batch, each with its prefix."""
+        for prefix, branches in questions:
+            self._check([*prefix, *(token for branch in branches for token in branch)])
+            refuse_misfit(len(prefix), max(map(len, branches), default=0) + 1, self.context_tokens)
+        return self._in_requests(questions)
+
+    def _in_requests(self, questions: Sequence[Branching]) -> Iterator[tuple[int, list[NDArray[np.float64]]]]:
+        for at in range(0, len(questions), SCORED_QUESTIONS):
+            some = questions[at : at + SCORED_QUESTIONS]
+            prompts = [[*prefix, *branch] for prefix, branches in some for branch in branches]
+            rows = iter(self._scored(prompts, shown=0) if prompts else ())
+            for number, (prefix, branches) in enumerate(some, start=at):
+                yield number, [np.array([said[str(token)]["logprob"] for said, token in
+                                         zip(next(rows)[len(prefix) :], branch, strict=True)]) for branch in branches]
 
     def _scored(self, prompts: list[list[int]], *, shown: int) -> list[list[dict[str, dict[str, float]]]]:
         """For each prompt and each of its positions, what was shown by token: its own, and the `shown` likeliest (-1: all)."""

@@ -72,6 +72,9 @@ class Experiment:
         url = engines.is_url(engine)
         if engine not in engines.names() and not url:
             raise LabError(f"There is no engine '{engine}'; the engines are {', '.join(engines.names())}.")
+        for address in (engine, getattr(self, "plain_url", "none"), *getattr(self, "models", ())):
+            if engines.is_url(address):
+                engines.refuse_url(address)  # before a secret in it is written into the record
         named = (*getattr(self, "models", ()), getattr(self, "model", "none"), getattr(self, "draft", "none"))
         for model in () if url or engine == "scripted" else named:
             if model != "none" and not (engine == "vllm" and Path(model).is_dir()):
@@ -84,6 +87,16 @@ class Experiment:
     def verdict(self, trials: pd.DataFrame) -> Verdict:
         """Decide from the trials' frame (columns `name`, `params.*`, `metrics.*` with `_low`/`_high` beside)."""
         raise LabError(f"{type(self).__name__} does not decide")
+
+    @classmethod
+    def columns_of(cls, trials: pd.DataFrame) -> tuple[str, ...]:
+        """Measures of the printed table of these trials. Extend it when their names depend on what was asked."""
+        return cls.columns
+
+    @classmethod
+    def charts_of(cls, trials: pd.DataFrame) -> tuple[Chart, ...]:
+        """The figures of these trials; all of `charts` for a frame of none. Extend it like `columns_of`."""
+        return cls.charts
 
     @classmethod
     def demo(cls, **overrides: Any) -> Self:

@@ -94,6 +94,6 @@ def refuse_gone(name: str, title: str, generations: Sequence[Generation], *, why
     last = generations[-1] if generations else None
     if last is None or not speed.failed(last):
         return
-    if last.error_kind in ("refused", "reset") or all(map(speed.failed, generations)):
+    if all(g.error_kind in ("refused", "reset") for g in generations[-3:]) or all(map(speed.failed, generations)):
         raise LabError(f"{name} stopped answering during '{title}' ({why or (last.error or 'no answer').rstrip('.')}); what was "
                        "measured until then is kept. Look at the server's log and run again.")

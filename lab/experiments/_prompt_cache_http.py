@@ -340,8 +340,9 @@ def verdict(config: PromptCache, trials: pd.DataFrame) -> Verdict:
     if not float(won["metrics.waiting_saved_share_low"]) > 0:
         caveats.append("The interval of that saving is not wholly above zero; ask for more --requests.")
     caveats += busy(trials)
-    if float(won["metrics.waiting_saved_share"]) <= 0:
-        return Verdict(decision="The server's cache saves no waiting for these requests.", why=tuple(why), caveats=tuple(caveats))
+    if round(float(won["metrics.waiting_saved_share"]), 2) <= 0:
+        return Verdict(decision="The server's cache saves no waiting for these requests: on or off makes no difference.",
+                       why=tuple(why), caveats=tuple(caveats))
     return Verdict(decision=f"Leave the server's cache on. {_said(won)}", chosen=str(won["name"]), why=tuple(why),
                    caveats=tuple(caveats))
 

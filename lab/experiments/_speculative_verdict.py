@@ -77,7 +77,8 @@ def _safest(rows: pd.DataFrame) -> list[str]:
         return []
     arm, row = max(worst.items(), key=lambda pair: float(pair[1]["metrics.speedup"]))
     value = float(row["metrics.speedup"])
-    can = f"can be left on for all work measured here (at least {SAFE:g}x)" if value >= SAFE else "should not be left on for all"
+    can = (f"costs nothing to speak of where it does not help (at least {SAFE:g}x on all work measured here)" if value >= SAFE
+           else "should not be left on for all")
     return [f"{arm} has the best worst case, {value:.2f}x ({_words(str(row['params.kind']))}), and {can}."]
 
 
@@ -106,7 +107,9 @@ def _by_batch(trials: pd.DataFrame) -> list[str]:
     if trials["params.batch"].nunique() < 2:
         return []
     means = [(int(batch), math.exp(np.log(part["metrics.speedup"].dropna()).mean()))
-             for batch, part in trials.groupby("params.batch")]
+             for batch, part in trials.groupby("params.batch") if part["metrics.speedup"].notna().any()]
+    if not means:
+        return []
     return ["Mean speed-up of all drafters by batch: " + ", ".join(f"{mean:.2f}x at {batch}" for batch, mean in means) + "."]
 
 

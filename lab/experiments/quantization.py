@@ -9,12 +9,11 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from lab import data, gguf_header, machine, models, stats
 from lab.engines import Engine, Flash, open_engine, prepare
 from lab.errors import LabError
-from lab.experiments import Chart, Experiment, busy, option
+from lab.experiments import Chart, Experiment, _ladder, busy, option
 from lab.load.closed import closed
 from lab.metrics import choice, perplexity, speed
 from lab.metrics.divergence import BaseLogits, Divergence
@@ -93,16 +92,13 @@ class Quantization(Experiment):
 
     def check(self) -> None:
         super().check()
-        from lab.engines.llama import quantize
-
-        for name in self.rungs:
-            quantize.check(name)
+        _ladder.check(self.rungs)
         data.text(self.text)
 
     def run(self) -> Iterator[Trial]:
         self.check()
         source = models.find(self.model)
-        caveat = source_caveat(source)
+        caveat = _ladder.source_caveat(source)
         text, base_name = data.text(self.text), self.rungs[0]
         questions = data.questions(self.questions, limit=self.items) if self.items else []
         ladder = self._ladder(source, text)
@@ -115,38 +111,15 @@ class Quantization(Experiment):
 
     def _ladder(self, source: models.ModelFile, text: str) -> list[tuple[str, models.ModelFile]]:
         """The rungs' files: the base first, the rest from large to small."""
-        from lab.engines.llama import quantize
-
         probe = self._engine(str(source.path))  # a setting that the engine refuses is said before the ladder is made
         try:
             probe.logits([0])
             self._requests(perplexity.tokens_for(probe, text))
         finally:
             probe.close()
-        importance = self._importance(source, text)
-        base = quantize.rung(source, self.rungs[0], importance, threads=self.threads)
-        made = [(name, quantize.rung(source, name, importance, threads=self.threads))
-                for name in tqdm(self.rungs[1:], desc="making rungs", leave=False, disable=None)]
-        return [(self.rungs[0], base), *sorted(made, key=lambda pair: -pair[1].bytes)]
-
-    def _importance(self, source: models.ModelFile, text: str) -> Any:
-        from lab.engines.llama import importance, quantize
-
-        if not any(name.startswith("IQ") or name in quantize.NEEDS_IMPORTANCE for name in self.rungs):
-            return None
-        if self.imatrix_chunks < 1:
-            raise LabError("IQ rungs need an importance matrix; give --imatrix-chunks at least 1 or leave them out.")
-        wide = quantize.rung(source, "F16", threads=self.threads)
-        engine = open_engine("llama_cpp", str(wide.path), threads=self.threads)
-        try:
-            tokens = perplexity.tokens_for(engine, text)
-        finally:
-            engine.close()
-        wanted, scored = 512 * self.imatrix_chunks, self.chunks * self.chunk_tokens
-        if len(tokens) < wanted + scored:
-            raise LabError(f"The text has {len(tokens):,} tokens, too few for {scored:,} to score and {wanted:,} others to "
-                           "calibrate on; give a longer --text, or fewer --chunks or --imatrix-chunks.")
-        return importance.collect(wide.path, tokens[-wanted:], threads=self.threads or machine.threads_default())
+        importance = _ladder.importance(source, self.rungs, lambda: text, chunks=self.imatrix_chunks, threads=self.threads,
+                                        scored_tokens=self.chunks * self.chunk_tokens)
+        return _ladder.make(source, self.rungs, importance, threads=self.threads)
 
     def _trial(
         self, name: str, file: models.ModelFile, text: str, questions: Sequence[Question], kept: BaseLogits,
@@ -290,16 +263,6 @@ def _scored(
             measures["flip_share"] = stats.proportion(int(sum(s.value for s in flipped)), len(flipped))
             scores += flipped
     return _Scored(losses=losses, answers=answered, scores=tuple(scores), measures=measures)
-
-
-def source_caveat(source: models.ModelFile) -> str:
-    """The sentence every output carries when the ladder is made from weights that are quantised already."""
-    header = gguf_header.read(source.path)
-    if not header.quantised:
-        return ""
-    mix = ", ".join(f"{kind} {share:.0%}" for kind, share in header.mix().items() if share >= 0.01)
-    return (f"The ladder is made from weights that are quantised already ({mix}; {header.bits_per_weight:.2f} bits per "
-            "weight): it measures error against their reconstruction, not against the original model.")
 
 
 def _front(rows: pd.DataFrame) -> list[str]:

@@ -25,6 +25,8 @@ from lab.load.services import InProcess, Served, Service
 from lab.metrics import answer, service, speed
 from lab.records import Decoding, Question, Request, Trial, Verdict
 
+FEW = 30
+"""Requests a point below which a rate says little."""
 MLPERF = {"server": (2.0, 0.1), "interactive": (0.5, 0.03)}
 """TTFT and TPOT in seconds that 99% of requests must meet: MLPerf Inference v5.1, Llama-3.1-8B."""
 
@@ -112,7 +114,9 @@ class Serving(Experiment):
                 from lab.engines.llama import quantize
 
                 quantize.check(format_)
-            elif not is_url(name) and name not in ("llama_cpp", "server", "vllm", "scripted"):
+            elif is_url(name):
+                engines.refuse_url(name)
+            elif name not in ("llama_cpp", "server", "vllm", "scripted"):
                 raise LabError(f"There is no engine '{name}' to serve with; choose llama_cpp, server, vllm or a URL such as "
                                "http://127.0.0.1:8000/v1.")
         if not all(is_url(name) or name == "scripted" for name in self.engine):
@@ -137,8 +141,13 @@ class Serving(Experiment):
                     trial = self._trial(name, engine, served, work, asked, users, rate, capacity)
                     yield trial
                     refuse_gone(name, trial.name, trial.generations, why=trial.notes.get("failures", ""))
+                    if trial.notes.get("interrupted"):
+                        raise KeyboardInterrupt
                     if not rate:
                         capacity = float(trial.measures["requests_per_s"])  # type: ignore[arg-type]
+                        if not capacity and any(offered < 0 for _, offered in self._rates()):
+                            raise LabError(f"No request of '{trial.name}' ended within {self.limit_s:g} s: there is no capacity "
+                                           "to take shares of; raise --limit-s, ask for fewer --output-tokens, or give --rates.")
 
     def _rates(self) -> list[tuple[int, float]]:
         """(users, rate) of every point: rate 0 is a closed loop, a share of the capacity is negative until that is known."""
@@ -197,7 +206,8 @@ class Serving(Experiment):
         title = f"{arm} at {rate:.3g}/s" if times else f"{arm} with {users} user{'' if users == 1 else 's'}"
         before = counters(engine)
         with machine.Watch() as watch, Meter() as meter:
-            seen = served.serve(work, times=times, users=users, limit_s=self.limit_s, title=title)
+            seen = served.serve(work, times=times, users=users, limit_s=self.limit_s, title=title,
+                                keep_interrupted=True)
         spent = watch.result
         generations = seen.generations
         scores = [answer.correct(asked[g.request.id], g) if g.request.id in asked else None for g in generations]
@@ -242,6 +252,12 @@ class Serving(Experiment):
             top = trials.loc[trials["metrics.output_tokens_per_s"].idxmax()]
             return Verdict(decision=f"No rate was offered; the most is {_capacity(top)}.", chosen=str(top["name"]),
                            why=tuple(why), caveats=tuple(caveats))
+        if self.requests < FEW:
+            caveats.append(f"Rates from {self.requests} requests a point are rough: random arrivals alone vary them by "
+                           f"{self.requests ** -0.5:.0%}.")
+        if (mute := offered[offered["metrics.output_tokens_per_s"] == 0])["name"].tolist():
+            caveats.append(f"No token came in {', '.join(mute['name'])}; such a point is not recommended.")
+        offered = offered[offered["metrics.output_tokens_per_s"] > 0]
         within = offered[offered["metrics.attainment_share"].fillna(0) >= self.attainment]
         if not len(within):
             return Verdict(decision=f"No engine serves {self.attainment:.0%} of its requests within {limits} at any rate "

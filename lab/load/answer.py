@@ -22,7 +22,9 @@ JOINED_PIECES = 512
 """Pieces of text are joined after so many: ten million Python strings of one token each would take half a gigabyte."""
 PLAIN = frozenset(("choices", "created", "error", "id", "model", "object", "service_tier", "system_fingerprint", "usage"))
 """Fields of an event that say nothing of the answer beside its text."""
-_REASONS: dict[str, FinishReason] = {"length": "length", "max_tokens": "length", "cancelled": "cancelled"}
+_REASONS: dict[str, FinishReason] = {"length": "length", "max_tokens": "length"}
+_BROKEN_OFF = frozenset(("abort", "cancelled", "error"))
+"""Finish reasons with which a server says that it gave the answer up."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,6 +90,11 @@ class Answer:
     def reusable(self) -> bool:
         """Whether the connection may carry another request."""
         return self.response.complete and self.response.keep_alive and self.failure is None
+
+    @property
+    def said_all(self) -> bool:
+        """Whether the word that closes a stream of events has come."""
+        return self._done
 
     @property
     def whole(self) -> bool:
@@ -180,6 +187,8 @@ class Answer:
         if data == b"[DONE]":
             self._done = True
             return
+        if self._done or not data:  # an event without data is not handed on (WHATWG HTML, 9.2.6)
+            return
         try:
             try:
                 said = orjson.loads(data)
@@ -188,6 +197,8 @@ class Answer:
             choices = said.get("choices")
             if choices:
                 choice = choices[0]
+                if choice.get("index"):  # of several answers the first is the one that was asked for
+                    choice = next((c for c in choices if not c.get("index")), {})
                 delta = choice.get("delta")
                 text = choice.get("text") if delta is None else delta.get("content")
                 tokens = choice.get("token_ids")
@@ -197,17 +208,17 @@ class Answer:
                         raise TypeError
                     self._content(text or hidden or "", tokens, at_s, hidden=bool(hidden))
                 if choice.get("finish_reason"):
-                    self._reason = str(choice["finish_reason"])
+                    self._reason = _word(choice["finish_reason"])
                 elif text and tokens is None and self._counts is None and not (
                         said.get("usage") or said.get("error") or said.keys() - PLAIN):
                     self._envelope.learn(data, text)
             usage = said.get("usage")
             if usage:
-                self._count(usage, at_s)
+                self._count(_object(usage), at_s)
             if choices is None or said.get("error"):
                 self._other(said)
             elif "timings" in said:
-                self._timings = dict(said["timings"] or {})
+                self._timings = _object(said["timings"] or {})
         except json.JSONDecodeError:
             raise Malformed(f"sent an event that is no JSON: {_excerpt(data)}") from None
         except (AttributeError, KeyError, TypeError, ValueError, IndexError, RecursionError):
@@ -271,10 +282,12 @@ class Answer:
             self._refused(status, page)
         elif self._events is not None:
             self._events.close(self._last_s)
-            if not self.whole and not self.failure:
+            if not self.failure and (not self.whole or not (self._reason or self._at)):
                 self._unfinished(self._events.stray)
         else:
             self._read_page(page)
+        if self._reason in _BROKEN_OFF:
+            self._fail("server_error", f"The server gave the answer up (finish reason '{self._reason}').")
 
     def _unfinished(self, stray: bytes) -> None:
         if stray.lstrip()[:1] in (b"{", b"["):
@@ -306,15 +319,17 @@ class Answer:
             choice = said["choices"][0]
             message = choice.get("message")
             text = choice["text"] if message is None else message.get("content") or ""
+            if type(text) is not str:
+                raise TypeError
             hidden = "" if message is None or text else _hidden(message)
             if text or hidden:
                 self._content(text or hidden, choice.get("token_ids"), self._last_s, hidden=bool(hidden))
-            self._reason = choice.get("finish_reason") or "stop"
-            self._usage, self._timings = said.get("usage") or {}, said.get("timings") or {}
+            self._reason = _word(choice.get("finish_reason") or "stop")
+            self._usage, self._timings = _object(said.get("usage") or {}), _object(said.get("timings") or {})
             total = self._usage.get("completion_tokens")
             if self._at and self._how != "ids" and _is_count(total) and total:
                 self._how, self._counts = "usage", array("l", [total])
-        except (KeyError, TypeError, IndexError, AttributeError):
+        except (KeyError, TypeError, IndexError, AttributeError, ValueError):
             raise Malformed(f"answered with something that is no OpenAI answer: {_excerpt(page) or 'nothing'}") from None
 
     def _join(self) -> None:
@@ -330,6 +345,19 @@ def _hidden(delta: dict[str, Any]) -> str:
         function = call.get("function") or {}
         text += (function.get("name") or "") + (function.get("arguments") or "")
     return str(text)
+
+
+def _word(value: Any) -> str:
+    """A finish reason; anything but a text is none of the protocol."""
+    if type(value) is not str:
+        raise TypeError
+    return value
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if type(value) is not dict:
+        raise TypeError
+    return value
 
 
 def _is_count(value: Any) -> TypeGuard[int]:

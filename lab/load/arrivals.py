@@ -10,6 +10,8 @@ import numpy as np
 
 from lab.errors import LabError
 
+MOST_CV = 100.0
+"""Beyond it nearly all gaps are zero to the last digit."""
 OPEN = ("constant", "poisson", "gamma", "ramp", "replay")
 
 
@@ -33,8 +35,8 @@ def schedule(
     if process == "poisson":
         return np.cumsum(random.exponential(1 / rate, count)).tolist()
     if process == "gamma":
-        if cv <= 0:
-            raise LabError(f"The coefficient of variation of gamma arrivals must be above 0, not {cv:g}.")
+        if not 0 < cv <= MOST_CV:
+            raise LabError(f"The coefficient of variation of gamma arrivals must be above 0 and at most {MOST_CV:g}, not {cv:g}.")
         shape = 1 / cv**2
         return np.cumsum(random.gamma(shape, 1 / (rate * shape), count)).tolist()
     if process == "ramp":
@@ -65,8 +67,10 @@ def _replayed(file: str, count: int) -> list[float]:
         read = json.loads(Path(file).read_text())
         if not isinstance(read, list):
             raise TypeError("it is no list")
+        if not all(type(t) in (int, float) for t in read):
+            raise TypeError("it has something that is no number")
         times = [float(t) for t in read]
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise LabError(f"{file} cannot be read as a schedule ({error}); give a JSON list of seconds.") from error
     if not times or not all(map(math.isfinite, times)) or times != sorted(times):
         raise LabError(f"The times in {file} must be finite, ascending and at least one.")

@@ -225,18 +225,21 @@ def _captured(
     seen.reverse()
     while seen:
         one = seen.pop()
-        generations.append(_generation(requests[one.index], one, count_tokens))
+        generations.append(_generation(requests[one.index], one, count_tokens, endpoint))
     problems += _count_problems(generations)
     return Captured(generations=tuple(generations), seconds=account.ended_s - account.started_s, audit=made,
                     problems=tuple(problems))
 
 
-def _generation(request: Request, seen: Seen, count_tokens: Callable[[str], int] | None) -> Generation:
+def _generation(
+    request: Request, seen: Seen, count_tokens: Callable[[str], int] | None, endpoint: Endpoint
+) -> Generation:
     observed = seen.observed
     return Generation(
-        request=request, text=observed.text, tokens=observed.token_ids, tokens_at_s=token_times(observed, count_tokens),
-        scheduled_s=seen.scheduled_s, sent_s=seen.sent_s, ended_s=seen.ended_s, usage=observed.usage,
-        finish_reason=observed.finish_reason, error=observed.failure.sentence if observed.failure else None,
+        request=request, text=endpoint.masked(observed.text), tokens=observed.token_ids,
+        tokens_at_s=token_times(observed, count_tokens), scheduled_s=seen.scheduled_s, sent_s=seen.sent_s, ended_s=seen.ended_s, usage=observed.usage,
+        finish_reason=observed.finish_reason,
+        error=endpoint.masked(observed.failure.sentence) if observed.failure else None,
         error_kind=observed.failure.kind if observed.failure else None,
     )
 
@@ -246,7 +249,13 @@ def _problems(seen: list[Seen], account: Account, endpoint: Endpoint) -> Iterato
     kinds = Counter(s.observed.failure.kind for s in seen if s.observed.failure)
     for kind, count in kinds.most_common():
         example = next(s.observed.failure.sentence for s in seen if s.observed.failure and s.observed.failure.kind == kind)
-        yield f"{count} of {len(seen)} requests failed ({kind}): {example}"
+        yield endpoint.masked(f"{count} of {len(seen)} requests failed ({kind}): {example}")
+    if account.resent:
+        yield (f"{account.resent} requests were sent again, because the server had closed the kept connection before it saw "
+               "them.")
+    empty = sum(s.observed.failure is None and not s.observed.at_s and s.observed.finish_reason != "cancelled" for s in seen)
+    if empty:
+        yield f"{empty} of {len(seen)} answers are empty: they ended without a token."
     if account.stopped in ("limit", "interrupted"):
         cancelled = sum(s.observed.finish_reason == "cancelled" for s in seen)
         why = "The load was interrupted" if account.stopped == "interrupted" else "The load reached its time limit"

@@ -89,6 +89,11 @@ class Endpoint:
             raise LabError(f"The key in {self.key_env} has characters that no key has; set the variable again.")
         return sent | {"Authorization": f"Bearer {key}"} if key else sent
 
+    def masked(self, text: str) -> str:
+        """`text` without the key: a server may repeat what it was sent."""
+        key = os.environ.get(self.key_env, "").strip()
+        return text.replace(key, "[key]") if len(key) >= 4 and key in text else text
+
     def message(self, request: Request) -> bytes:
         """The whole HTTP/1.1 message that asks `request`, headers and body."""
         body = self.body(request)
@@ -110,6 +115,12 @@ def _settings(decoding: Decoding) -> dict[str, Any]:
         asked["stop"] = list(decoding.stop)
     if decoding.ignore_eos:
         asked["ignore_eos"] = True
+    if decoding.json_schema:
+        try:
+            schema = json.loads(decoding.json_schema)
+        except ValueError as error:
+            raise LabError("The schema of an answer must be a JSON Schema, written as one JSON object.") from error
+        asked["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
     return asked
 
 

@@ -6,7 +6,8 @@ from array import array
 
 from lab.load.answer import Answer, Failure, Observed
 
-END_OF_CHUNKS = b"\r\n0\r\n\r\n"
+END_OF_EVENTS = b"\n\n\r\n0\r\n\r\n"
+"""The last event, and behind it the chunk that says there are no more: nothing else ends like this."""
 ENTRY_BYTES = 90
 """What one read costs beside its bytes: the object, its place in the list and its stamp."""
 
@@ -15,10 +16,11 @@ class Exchange:
     """While the load runs, the bytes of an event stream are only kept; `digest` takes them apart when there is time.
 
     The head of a response is read at once: it says how the end will be known. For chunks that is the mark of the last
-    one at the end of a read; everything that is not a chunked or close-delimited event stream is read at once.
+    one behind an event. Where a read only may hold the end (a chunk of another form, trailers, the word that closes a
+    stream), what there is is taken apart at once. So is all that is no chunked or close-delimited event stream.
     """
 
-    __slots__ = ("answer", "broken", "cancelled", "ended_s", "eof", "index", "last_s", "lazy", "message", "observed",
+    __slots__ = ("answer", "broken", "cancelled", "closing", "ended_s", "eof", "index", "last_s", "lazy", "message", "observed",
                  "resent", "scheduled_s", "segments", "sent_s", "stamps", "tail", "waited")
 
     def __init__(self, index: int, message: bytes, *, scheduled_s: float | None, keep_pieces: bool) -> None:
@@ -29,6 +31,8 @@ class Exchange:
         self.segments: list[bytes] = []
         self.stamps: array[float] = array("d")
         self.lazy, self.tail = False, b""
+        self.closing = False
+        """Whether something like the word that closes a stream has come."""
         self.resent = self.waited = self.eof = self.cancelled = False
         self.broken: Failure | None = None
 
@@ -43,10 +47,16 @@ class Exchange:
         if self.lazy:
             self.segments.append(data)
             self.stamps.append(at_s)
-            if len(data) < 7:
-                data = (self.tail + data)[-7:]
-            self.tail = data
-            return data.endswith(END_OF_CHUNKS)
+            data = self.tail + data
+            self.tail = data[-9:]
+            if b"[DONE]" in data:
+                self.closing = True
+            if b"\r\n0" not in data:
+                return False
+            if data.endswith(END_OF_EVENTS):
+                return True
+            self.digest()
+            return self.answer.complete
         self.answer.feed(data, at_s)
         if self.answer.complete:
             return True
@@ -54,13 +64,19 @@ class Exchange:
         self.lazy = (response.status == 200 and (response.chunked or response.until_close)
                      and response.headers.get("content-type", "").startswith("text/event-stream")
                      and "trailer" not in response.headers)
-        self.tail = data[-7:]
+        self.tail = data[-9:]
         return False
+
+    def said_all(self) -> bool:
+        """Whether the word that closes a stream has come; looks closely, so ask only when `closing`."""
+        self.digest()
+        self.closing = self.answer.said_all
+        return self.closing
 
     @property
     def reusable(self) -> bool:
         """Whether its connection may carry another request, once it has ended."""
-        return self.answer.response.keep_alive if self.lazy else self.answer.reusable
+        return self.answer.response.keep_alive if self.lazy and self.segments else self.answer.reusable
 
     def digest(self, reads: int | None = None) -> int:
         """Take apart the next `reads` (all when None); how many bytes of memory that gives back."""

@@ -20,6 +20,10 @@ from lab.load.wire import Address, Wire
 IN, OUT = 1, 4
 """As epoll has them."""
 SWEEP_S = 0.05
+AFTER_WORD_S = 0.5
+"""Silence after the word that closes a stream of events: what still keeps the message open is none of the answer."""
+CROSSED_S = 0.25
+"""A kept connection that breaks later than this after a request was sent did not break because the two crossed."""
 REFUSALS = 10
 """After so many refused connections in a row nobody is there, and the rest of the requests are not tried."""
 SPARE_CONNECTIONS = 8
@@ -317,15 +321,20 @@ class Loop:
         self._free += 1
 
     def _end_of_file(self, wire: Wire, exchange: Exchange) -> None:
-        if exchange.untouched and not wire.fresh and not exchange.resent:
+        if wire.connected and self._stale(wire, exchange):
             self._again(wire, exchange)
             return
         exchange.eof = True
         self._drop(wire)
         self._finish(exchange, time.perf_counter())
 
+    def _stale(self, wire: Wire, exchange: Exchange) -> bool:
+        """Whether the server can have closed this kept connection before it saw the request: then it says so at once."""
+        return (exchange.untouched and not wire.fresh and not exchange.resent
+                and time.perf_counter() - exchange.sent_s < CROSSED_S)
+
     def _break(self, wire: Wire, exchange: Exchange, error: OSError) -> None:
-        stale = exchange.untouched and wire.connected and not wire.fresh and not exchange.resent
+        stale = wire.connected and self._stale(wire, exchange)
         if stale and error.errno in (errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED):
             self._again(wire, exchange)
             return
@@ -348,6 +357,10 @@ class Loop:
         for wire in [w for w in self._wires.values() if w.exchange is not None]:
             exchange = wire.exchange
             if exchange is None:
+                continue
+            if exchange.closing and now - exchange.last_s > AFTER_WORD_S and exchange.said_all():
+                self._drop(wire)
+                self._finish(exchange, exchange.last_s)
                 continue
             if now - (exchange.last_s or exchange.sent_s) > self._timeout_s:
                 kind, said = "timeout", f"The server was silent for {self._timeout_s:g} s."

@@ -70,7 +70,7 @@ class Account:
     stale: int
     """Idle connections that the server closed."""
     stopped: str
-    """Why the load ended before its last request: `interrupted`, `limit`, `refused`, or nothing."""
+    """Why the load ended before its last request: `interrupted`, `limit`, or nothing."""
     unsent: int
     peak_memory_bytes: int
     """Of the capture process until the load's end; 0 where the system does not say."""

@@ -45,6 +45,7 @@ def probe(endpoint: Endpoint, *, request: Request = HELLO, within_s: float = 60.
 
 def _sentence(endpoint: Endpoint, failure: Failure, within_s: float) -> str:
     at, kind = f"The server at {endpoint.url}", failure.kind
+    failure = Failure(kind=kind, sentence=endpoint.masked(failure.sentence))
     if kind == "refused":
         return f"{at} refused the connection; nobody listens there. Start the server or check host and port."
     if kind in ("timeout", "limit"):

@@ -10,7 +10,7 @@ from typing import Protocol
 from lab.engines import Engine
 from lab.engines.scheduling.scheduler import Scheduler
 from lab.load import scheduled
-from lab.load.capture import capture
+from lab.load.capture import Interrupted, capture
 from lab.load.endpoint import Endpoint
 from lab.records import Generation, Request
 
@@ -32,9 +32,13 @@ class Service(Protocol):
 
     def serve(
         self, requests: Sequence[Request], *, times: Sequence[float] | None = None, users: int = 1, limit_s: float = 600.0,
-        title: str = "requests",
+        title: str = "requests", keep_interrupted: bool = False,
     ) -> Served:
-        """Ask `requests` at `times` (seconds from the start), or without them in a closed loop of `users`."""
+        """Ask `requests` at `times` (seconds from the start), or without them in a closed loop of `users`.
+
+        With `keep_interrupted` a load over HTTP that Ctrl-C ends gives what it saw, noted as `interrupted`, instead of
+        raising; the caller keeps it and raises KeyboardInterrupt.
+        """
         ...
 
 
@@ -47,7 +51,7 @@ class InProcess:
 
     def serve(
         self, requests: Sequence[Request], *, times: Sequence[float] | None = None, users: int = 1, limit_s: float = 600.0,
-        title: str = "requests",
+        title: str = "requests", keep_interrupted: bool = False,
     ) -> Served:
         scheduler, work = self.fresh(), [(r, self.engine.prompt_tokens(r)) for r in requests]
         began = scheduler.core.now()
@@ -69,10 +73,15 @@ class OverHttp:
 
     def serve(
         self, requests: Sequence[Request], *, times: Sequence[float] | None = None, users: int = 1, limit_s: float = 600.0,
-        title: str = "requests",
+        title: str = "requests", keep_interrupted: bool = False,
     ) -> Served:
         asked = requests if times is None else requests[: len(times)]
-        seen = capture(self.endpoint, asked, times=times, users=users if times is None else None, limit_s=limit_s,
-                       warmup=self.warmup, count_tokens=self.count_tokens, title=title)
+        try:
+            seen, interrupted = capture(self.endpoint, asked, times=times, users=users if times is None else None,
+                                        limit_s=limit_s, warmup=self.warmup, count_tokens=self.count_tokens, title=title), False
+        except Interrupted as error:
+            if not keep_interrupted or not error.captured.generations:
+                raise
+            seen, interrupted = error.captured, True
         return Served(generations=seen.generations, seconds=seen.seconds, measures=seen.audit.measures(),
-                      notes=seen.audit.notes(), flags=seen.problems)
+                      notes={**seen.audit.notes(), **({"interrupted": "yes"} if interrupted else {})}, flags=seen.problems)

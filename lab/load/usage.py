@@ -16,7 +16,7 @@ def read_usage(said: Mapping[str, Any], timings: Mapping[str, Any] | None = None
     """
     def count(name: str, place: Any) -> int | None:
         value = place.get(name) if isinstance(place, Mapping) else None
-        return value if type(value) is int else None
+        return value if type(value) is int and value >= 0 else None
 
     details, timings = said.get("completion_tokens_details"), timings or {}
     accepted, rejected = (count(f"{word}_prediction_tokens", details) for word in ("accepted", "rejected"))

@@ -38,13 +38,14 @@ def served(
     checked = [s for s in scores if s]
     right = sum(within and s is not None and s.value == 1 for within, s in zip(met, scores or [None] * len(met), strict=True))
     summary: dict[str, float | Estimate] = {
-        "ttft_s": stats.median(ttft), "tpot_s": stats.median([speed.tpot_s(g) for g in ended]),
+        "ttft_s": stats.median(ttft), "tpot_s": stats.median([speed.tpot_s(g) for g in ended] + [math.inf] * late),
         "output_tokens_per_s": sum(len(g.tokens_at_s) for g in generations) / seconds,
         "requests_per_s": len(ended) / seconds, "goodput_requests_per_s": sum(met) / seconds,
         "attainment_share": stats.proportion(sum(met), len(generations)), "unfinished_requests": float(late),
     }
     summary["stalls"] = float(sum(gap > max(STALL_S, STALL_FACTOR * stats.percentile(gaps, 50)) for gap in gaps)) if gaps else 0.0
-    for name, values in (("ttft", ttft), ("e2e", e2e), ("itl", gaps), ("queue", queue)):
+    # What never came is one gap without an end for each request that failed: itl percentiles are of gaps.
+    for name, values in (("ttft", ttft), ("e2e", e2e), ("itl", gaps + [math.inf] * late), ("queue", queue)):
         summary |= {f"{name}_p{q}_s": stats.percentile(values, q) for q in (50, 95, 99)}
     if checked:
         known = [s for s in checked if s.scored]

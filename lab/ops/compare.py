@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -16,6 +16,8 @@ from lab.errors import LabError
 from lab.metrics import speed
 from lab.ops import history
 from lab.records import Generation, Score
+from lab.stats import clusters
+from lab.stats.clusters import Part
 
 Outcome = Literal["better", "worse", "different", "no difference shown", "too few", "not tested"]
 
@@ -45,7 +47,8 @@ class Row:
 
     `items` are the pairs, or the smaller side's generations, that the test stands on (0: not tested). `outcome` is
     `different` when it is significant but the measure has no better direction, and `too few` when even the clearest
-    difference could not have become significant with so few items.
+    difference could not have become significant with so few items. `detectable` is the smallest true difference that would
+    have been found with a probability of 80%: "no difference shown" says nothing of smaller ones. It is known of pairs.
     """
 
     measure: str
@@ -58,6 +61,7 @@ class Row:
     p_adjusted: float = math.nan
     items: int = 0
     outcome: Outcome = "not tested"
+    detectable: float = math.nan
 
     @property
     def relative(self) -> float:
@@ -72,13 +76,16 @@ class Row:
 def differences(trials: pd.DataFrame, baseline: str, other: str) -> list[Row]:
     """Every measure that trials `baseline` and `other` (run ids in the frame `trials`) share, tested ones first.
 
-    Speed: the medians over generations, unpaired. Quality: the means over items both sides scored, paired by item; for
-    right or wrong (0 and 1) by McNemar's exact test. All p-values of one call are adjusted together (Holm). Measures of
+    Speed: the medians over generations, unpaired. Quality: the means over items both sides scored, paired by item and
+    clustered where their requests say that they share a source (tag `group`); for right or wrong (0 and 1) by McNemar's
+    exact test where they do not. All p-values of one call are adjusted together (Holm). Measures of
     which a trial keeps no raw observations are listed without a test. Raises `LabError` if a trial is not in the frame.
     """
     rows = [_measured(trials, run_id) for run_id in (baseline, other)]
-    tested = _speed(history.generations(baseline), history.generations(other))
-    tested += _quality(history.scores(baseline), history.scores(other))
+    before, after = history.generations(baseline), history.generations(other)
+    shared = {g.request.id: g.request.tags["group"] for g in (*before, *after) if g.request.tags.get("group")}
+    tested = _speed(before, after)
+    tested += _quality(history.scores(baseline), history.scores(other), shared)
     known = {row.measure for row in tested}
     return [*_judged(tested), *_untested(rows[0], rows[1], known)]
 
@@ -91,7 +98,7 @@ def fewest_generations(tests: int) -> int:
 def frame(rows: Sequence[Row]) -> pd.DataFrame:
     """The rows as a frame in stored units: a column per field, and `relative` and `significant`."""
     columns = ["measure", "baseline", "other", "difference", "relative", "low", "high", "p_value", "p_adjusted",
-               "items", "significant", "outcome"]
+               "items", "significant", "outcome", "detectable"]
     return pd.DataFrame([{c: getattr(row, c) for c in columns} for row in rows], columns=columns)
 
 
@@ -118,7 +125,7 @@ def _speed(baseline: Sequence[Generation], other: Sequence[Generation]) -> list[
     return rows
 
 
-def _quality(baseline: Sequence[Score], other: Sequence[Score]) -> list[Row]:
+def _quality(baseline: Sequence[Score], other: Sequence[Score], shared: Mapping[str, str]) -> list[Row]:
     before, after = _by_item(baseline), _by_item(other)
     judges: dict[str, set[str]] = {}
     for name, by in [*before, *after]:
@@ -129,13 +136,14 @@ def _quality(baseline: Sequence[Score], other: Sequence[Score]) -> list[Row]:
         if not items:
             continue
         old, new = (np.array([side[name, by][item] for item in items]) for side in (before, after))
-        found = stats.difference(new, old, paired=True)
-        least = _least_p(len(items), len(items), True)
-        if np.isin([old, new], (0, 1)).all():
-            found = replace(found, p_value=stats.mcnemar(int((new < old).sum()), int((new > old).sum())))
-            least = stats.mcnemar(0, len(items))
+        owners = [shared.get(item, f"item {item}") for item in items]
+        found = clusters.changed([Part(values=new, clusters=owners)], [Part(values=old, clusters=owners)])
+        groups = len(set(owners))
+        by_coins = groups == len(items) and bool(np.isin([old, new], (0, 1)).all())
+        least = stats.mcnemar(0, groups) if by_coins else _least_p(groups, groups, True)
         measure = _AVERAGES_TO.get(name, name) if len(judges[name]) == 1 else f"{name} by {by}"
-        rows.append(_row(measure, float(old.mean()), float(new.mean()), found, len(items), least))
+        row = _row(measure, float(old.mean()), float(new.mean()), found, len(items), least)
+        rows.append(replace(row, detectable=found.error))
     return rows
 
 
@@ -149,7 +157,8 @@ def _by_item(scores: Sequence[Score]) -> dict[tuple[str, str], dict[str, float]]
 
 
 def _row(measure: str, before: float, after: float, found: stats.Difference, items: int, least: float) -> Row:
-    """A row whose `p_adjusted` still holds the least p-value that so many items can give; `_judged` replaces it."""
+    """A row whose `p_adjusted` still holds the least p-value that so many items can give, and whose `detectable` the
+    standard error; `_judged` replaces both."""
     return Row(measure=measure, baseline=before, other=after, difference=found.value, low=found.low, high=found.high,
                p_value=found.p_value, p_adjusted=least, items=items)
 
@@ -162,7 +171,8 @@ def _judged(rows: Sequence[Row]) -> list[Row]:
     out = []
     for row in rows:
         twin = row.measure if row.measure in adjusted else _SAME_QUESTION[row.measure]
-        judged = replace(row, p_value=p_values[twin], p_adjusted=adjusted[twin])
+        seen = stats.minimum_detectable_effect(row.detectable, 1, alpha=ALPHA / len(asked)) if row.detectable > 0 else math.nan
+        judged = replace(row, p_value=p_values[twin], p_adjusted=adjusted[twin], detectable=seen)
         out.append(replace(judged, outcome=_outcome(judged, row.p_adjusted * len(asked))))
     return out
 
@@ -177,7 +187,7 @@ def _outcome(row: Row, least: float) -> Outcome:
 
 
 def _untested(before: dict[str, float], after: dict[str, float], known: set[str]) -> list[Row]:
-    shared = [measure for measure in before if measure in after and measure not in known]
+    shared = [measure for measure in before if measure in after and measure not in known and not names.compared(measure)]
     return [Row(measure=m, baseline=before[m], other=after[m], difference=after[m] - before[m]) for m in shared]
 
 

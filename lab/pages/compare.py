@@ -13,7 +13,7 @@ from lab import experiments, plots
 from lab.errors import LabError
 from lab.experiments import Chart, Experiment
 from lab.metrics import speed
-from lab.names import describe
+from lab.names import compared, describe
 from lab.ops import compare
 from lab.pages import _store, _words
 
@@ -21,6 +21,9 @@ NEWEST = 200
 MOST_RUNS = 8
 RESULTS = {"better": "Better", "worse": "Worse", "different": "Different", "no difference shown": "No difference shown",
            "too few": "Too few to tell", "not tested": "Not tested"}
+SPEED = ("decode_tokens_per_s", "output_tokens_per_s", "requests_per_s", "ttft_s")
+QUALITY = ("quality", "accuracy", "answered_share", "perplexity")
+"""What is drawn first where trials carry both: speed of one answer before that of many, answers before probabilities."""
 Selection = dict[str, list[str]]
 
 
@@ -133,8 +136,8 @@ def _measures(cls: type[Experiment] | None, trials: pd.DataFrame) -> list[str]:
     """The measures that were taken, those of the experiment's table first, then the rest."""
     columns = [str(c) for c in trials.columns if str(c).startswith("metrics.")]
     bounds = {f"{c}_{side}" for c in columns for side in ("low", "high")}
-    first = [f"metrics.{name}" for name in (cls.columns if cls else ())]
-    ordered = [*first, *(c for c in columns if c not in first)]
+    first = [f"metrics.{name}" for name in (cls.columns_of(trials) if cls else ())]
+    ordered = [*first, *(c for c in columns if c not in first and not compared(c))]
     return [c for c in ordered if c in columns and c not in bounds and trials[c].notna().any()]
 
 
@@ -221,12 +224,12 @@ def _tradeoff(
     cls: type[Experiment] | None, trials: pd.DataFrame, measures: Sequence[str], seed: Selection, round_: int
 ) -> Selection:
     """Any two measures against each other, with the Pareto front."""
-    judged = [c for c in measures if describe(c).better != "neither"]
+    judged = [c for c in measures if describe(c).better != "neither" and not compared(c)]
     if len(judged) < 2 or len(trials) < 2:
         return {}
     st.subheader("Trade-off", anchor=False)
-    own = next((c for c in (cls.charts if cls else ()) if c.kind == "tradeoff"), None)
-    usual = (own.x, own.y) if own and {own.x, own.y} <= set(judged) else _opposed(cls, judged)
+    own = next((c for c in (cls.charts_of(trials) if cls else ()) if c.kind == "tradeoff"), None)
+    usual = (own.x, own.y) if own and {own.x, own.y} <= set(judged) else _beside(judged) or _opposed(cls, judged)
     picked = []
     for column, key, start in zip(st.columns(2, gap="medium"), ("x", "y"), usual, strict=True):
         asked = f"metrics.{seed.get(key, [''])[0]}"
@@ -243,6 +246,12 @@ def _tradeoff(
     return {"x": [x.removeprefix("metrics.")], "y": [y.removeprefix("metrics.")]}
 
 
+def _beside(measures: Sequence[str]) -> tuple[str, str] | None:
+    """Speed and quality, where the trials carry both; the most telling of each."""
+    speeds, qualities = ([f"metrics.{name}" for name in wanted if f"metrics.{name}" in measures] for wanted in (SPEED, QUALITY))
+    return (speeds[0], qualities[0]) if speeds and qualities else None
+
+
 def _opposed(cls: type[Experiment] | None, judged: Sequence[str]) -> tuple[str, str]:
     """The two measures to draw when the experiment names none: of its figures, one to raise and one to lower."""
     drawn = [chart.y for chart in (cls.charts if cls else ()) if chart.y in judged]
@@ -255,7 +264,11 @@ def _figures(cls: type[Experiment] | None, trials: pd.DataFrame, wanted: Mapping
     """The experiment's own figures, except a trade-off that is already drawn above."""
     if cls is None:
         return
-    left = [chart for chart in cls.charts if not (chart.kind == "tradeoff" and _same(chart, wanted))]
+    listed, beside = cls.charts_of(trials), _beside(_measures(cls, trials))
+    if beside and len(trials) > 1 and not any(chart.kind == "tradeoff" and (chart.x, chart.y) == beside for chart in listed):
+        label = next((chart.label for chart in listed if chart.kind == "tradeoff"), None)
+        listed = (*listed, Chart(title="Quality beside speed", kind="tradeoff", x=beside[0], y=beside[1], label=label))
+    left = [chart for chart in listed if not (chart.kind == "tradeoff" and _same(chart, wanted))]
     shown = {chart.title: _drawn(chart, trials, _dark()) for chart in left}
     titles = [title for title, figure in shown.items() if figure.data]
     st.subheader("Figures", anchor=False)
@@ -302,11 +315,14 @@ def _differences(runs: pd.DataFrame, trials: pd.DataFrame, seed: Selection, roun
         "Difference": st.column_config.TextColumn(alignment="right"),
         "Relative (%)": st.column_config.NumberColumn(format="%+.1f"),
         "p": st.column_config.NumberColumn("p, adjusted", format="%.4f", help="Holm's adjustment for all tests here"),
+        "Detectable": st.column_config.TextColumn(alignment="right", help="The smallest true difference that these items would "
+                                                  "show with a probability of 80%, among all tests here"),
     })
     few = [row for row in tested if row.outcome == "too few" and row.measure in compare.PER_GENERATION]
     need = compare.fewest_generations(len(tested)) if few else 0
-    st.caption("Speed is tested over generations (rank sum), quality over the same items (paired; McNemar for right or "
-               "wrong). A difference counts when its p-value, adjusted for all tests here, is below 0.05."
+    st.caption("Speed is tested over generations (rank sum), quality over the same items (paired, clustered where they share a "
+               "source; McNemar for right or wrong). A difference counts when its p-value, adjusted for all tests here, is below "
+               "0.05; where none is shown, one below 'Detectable' may well be there."
                + (f" Speed needs at least {need} measured requests a trial; repeat it more often." if need else ""))
     st.download_button("Download differences as CSV", compare.frame(rows).to_csv(index=False), "differences.csv",
                        "text/csv", on_click="ignore")
@@ -324,9 +340,9 @@ def _differences_table(rows: Sequence[compare.Row]) -> pd.DataFrame:
             "Baseline": name.show(row.baseline), "Other": name.show(row.other),
             "Difference": f"{sign}{name.show(row.difference)}",
             "Relative (%)": row.relative * 100, "95% interval": _words.interval(row.low, row.high, row.measure),
-            "p": row.p_adjusted,
+            "p": row.p_adjusted, "Detectable": "" if math.isnan(row.detectable) else name.show(row.detectable),
         })
-    columns = ["Measure", "Result", "Baseline", "Other", "Difference", "Relative (%)", "95% interval", "p"]
+    columns = ["Measure", "Result", "Baseline", "Other", "Difference", "Relative (%)", "95% interval", "p", "Detectable"]
     return pd.DataFrame(out, columns=columns)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lab.engines import refuse_misfit
+from lab.engines import _schemas, refuse_misfit
 from lab.engines.http.served import Served
 from lab.errors import LabError
 from lab.records import Decoding, Message, Request
@@ -17,14 +17,15 @@ from lab.records import Decoding, Message, Request
 MOST_STOPS = 16
 COMPLETION_TOKENS = 16
 """What the protocol gives a completion that names no limit; a chat without one may fill the context."""
-_DECODING = {"max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop", "ignore_eos"}
+_DECODING = {"max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop", "ignore_eos",
+             "response_format"}
 _FORM = {"model", "stream", "stream_options", "return_token_ids"}
 _WITHOUT_EFFECT = {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"}
 """Labels for the provider's own use, which change no answer."""
 _ONLY: Mapping[str, object] = {
     "n": 1, "best_of": 1, "echo": False, "suffix": "", "logprobs": False, "top_logprobs": 0, "frequency_penalty": 0,
     "presence_penalty": 0, "repetition_penalty": 1, "min_tokens": 0, "logit_bias": {}, "tools": [], "tool_choice": "none",
-    "response_format": {"type": "text"}, "modalities": ["text"], "add_generation_prompt": True,
+    "modalities": ["text"], "add_generation_prompt": True,
 }
 """Fields that only this value leaves without effect; null always does."""
 _ROLES = ("system", "user", "assistant", "tool")
@@ -93,9 +94,13 @@ def read_asked(given: Mapping[str, Any], served: Served, *, chat: bool, id_: str
             limit = max(1, room) if chat else COMPLETION_TOKENS
         request = Request(id=id_, tokens=tuple(tokens), decoding=_decoding(given, limit, ignore_eos))
         refuse_misfit(len(tokens), limit, served.request_tokens)
+        if request.decoding.json_schema:  # what cannot be kept is refused here and not when its turn comes
+            _schemas.read(request.decoding)
+            served.core.sampler(request.decoding).close()
     except LabError as error:
         code = "context_length_exceeded" if "context" in str(error) else None
-        raise Refusal(str(error), code=code, param="messages" if chat else "prompt") from error
+        place = "response_format" if "schema" in str(error) else "messages" if chat else "prompt"
+        raise Refusal(str(error), code=code, param=place) from error
     return Asked(
         request=request, tokens=tokens, stream=_flag(given, "stream"), usage=_flag(options, "include_usage"),
         usage_always=_flag(options, "continuous_usage_stats"), token_ids=_flag(given, "return_token_ids"))
@@ -171,7 +176,23 @@ def _decoding(given: Mapping[str, Any], limit: int, ignore_eos: bool) -> Decodin
     return Decoding(
         max_tokens=limit, temperature=temperature, top_p=_number(given, "top_p", default=1.0, above=0.0, high=1.0),
         top_k=max(0, _int(given, "top_k", low=-1, default=0)), min_p=_number(given, "min_p", high=1.0),
-        seed=seed, stop=tuple(s for s in stop if s), ignore_eos=ignore_eos)
+        seed=seed, stop=tuple(s for s in stop if s), ignore_eos=ignore_eos, json_schema=_schema(given))
+
+
+def _schema(given: Mapping[str, Any]) -> str:
+    """The schema that `response_format` asks for; "" leaves the answer free."""
+    form = given.get("response_format", {"type": "text"})
+    kind = form.get("type") if isinstance(form, dict) else None
+    if kind == "text":
+        return ""
+    if kind == "json_object":
+        return _schemas.ANY_OBJECT
+    inner = form.get("json_schema") if kind == "json_schema" else None
+    schema = inner.get("schema") if isinstance(inner, dict) else None
+    if not isinstance(schema, dict):
+        raise Refusal(f"'response_format' is {_short(form)}; it must be of type text, json_object, or json_schema with its "
+                      "'json_schema': {'schema': {...}}.", param="response_format")
+    return json.dumps(schema)
 
 
 def _int(given: Mapping[str, Any], name: str, *, low: int = -(2**63), default: int = 0) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import math
 import os
 import socket
 import ssl
@@ -21,8 +22,19 @@ DESCRIBED_S = 30.0
 """Within this a server must have said whole what it serves: one that sends a byte a second would hold us for minutes."""
 
 
+BUSY = (429, 503, 529)
+
+
 class Missing(LabError):
     """The server has no such path, or not this method on it."""
+
+
+class Busy(LabError):
+    """The server has no room now; `after_s` is when it wants to be asked again, NaN where it does not say."""
+
+    def __init__(self, sentence: str, after_s: float) -> None:
+        super().__init__(sentence)
+        self.after_s = after_s
 
 
 class Client:
@@ -31,8 +43,8 @@ class Client:
     All methods raise `LabError` with one sentence. The key is read from the environment and is in none of them.
     """
 
-    def __init__(self, endpoint: Endpoint, *, timeout_s: float) -> None:
-        self._endpoint, self._timeout_s = endpoint, timeout_s
+    def __init__(self, endpoint: Endpoint, *, timeout_s: float, kind: str = "an OpenAI-compatible server") -> None:
+        self._endpoint, self._timeout_s, self._kind = endpoint, timeout_s, kind
         self._idle: list[http.client.HTTPConnection] = []
         self._asked: http.client.HTTPConnection | None = None
         self.who = f"The server at {endpoint.url}"
@@ -151,12 +163,12 @@ class Client:
             return LabError(f"{self.who} refused the key ({status}); put the right one into the environment variable "
                             f"{self._endpoint.key_env}.")
         if status in (404, 405):
-            why = f": {said}" if said else "; give the base URL of an OpenAI-compatible server"
+            why = f": {said}" if said else f"; give the base URL of {self._kind}"
             return Missing(f"{self.who} has no {path} ({status}){why}.")
-        if said:
-            return LabError(f"{self.who} refused ({status}): {said}.")
         page = "a web page" if _is_page(body) else "no reason"
-        return LabError(f"{self.who} answered {status} with {page}; check the URL, or see the server's own log.")
+        sentence = (f"{self.who} refused ({status}): {said}." if said else
+                    f"{self.who} answered {status} with {page}; check the URL, or see the server's own log.")
+        return Busy(sentence, _seconds(response.getheader("Retry-After"))) if status in BUSY else LabError(sentence)
 
     def _object(self, body: bytes) -> dict[str, Any]:
         try:
@@ -165,7 +177,7 @@ class Client:
             read = None
         if not isinstance(read, dict):
             page = "a web page" if _is_page(body) else "something that is no JSON object"
-            raise LabError(f"{self.who} answered with {page}; give the base URL of an OpenAI-compatible server.")
+            raise LabError(f"{self.who} answered with {page}; give the base URL of {self._kind}.")
         return read
 
 
@@ -186,6 +198,14 @@ def error_message(body: bytes) -> str:
 
 def one_line(text: str) -> str:
     return " ".join(text.split())[:300].rstrip(". ")
+
+
+def _seconds(header: str | None) -> float:
+    """A Retry-After in seconds; NaN for none, or for a date."""
+    try:
+        return max(0.0, float(header or "nan"))
+    except ValueError:
+        return math.nan
 
 
 def _is_page(body: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""Chooses the next token: argmax for greedy decoding, otherwise llama.cpp's sampler chain in C."""
+"""Chooses the next token: argmax for greedy decoding, otherwise llama.cpp's sampler chain in C; both within a schema."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import llama_cpp as C
 import numpy as np
 from numpy.typing import NDArray
 
+from lab.engines.llama.grammar import Grammar
+from lab.engines.scheduling.sampling import distribution, draw
 from lab.records import Decoding
 
 if TYPE_CHECKING:
@@ -18,11 +20,16 @@ class Sampler:
     """The chain top-k -> top-p -> min-p -> temperature -> seeded draw, in llama.cpp's own order. Free with `close`.
 
     Greedy decoding takes numpy's argmax of the logits (12 us for 49k tokens); the C chain first copies the whole
-    vocabulary into candidates (about 100 us) and gives the same token.
+    vocabulary into candidates (about 100 us) and gives the same token. Under a schema the free choice is tried first, and
+    only one that the grammar does not allow is chosen again among those it does, as llama.cpp's own tools do: asking the
+    grammar about every token of the vocabulary takes milliseconds.
     """
 
     def __init__(self, context: Context, decoding: Decoding) -> None:
-        self.context, self.chain = context, None
+        self.context, self.chain, self.decoding = context, None, decoding
+        self.grammar = Grammar(context.weights, decoding) if decoding.json_schema else None
+        # A stream of its own: the chain draws from the seed itself.
+        self._random = np.random.default_rng((decoding.seed & 0xFFFFFFFF, 2)) if self.grammar else None
         if decoding.temperature <= 0:
             return
         self.chain = C.llama_sampler_chain_init(C.llama_sampler_chain_default_params())
@@ -37,6 +44,17 @@ class Sampler:
 
     def pick(self, entry: int, logits: NDArray[np.float32]) -> int:
         """The next token after batch entry `entry` (-1: the last output), whose row of logits is `logits`."""
+        token = self._free(entry, logits)
+        if self.grammar is None:
+            return token
+        if not self.grammar.allows(token):
+            masked = self.grammar.masked(logits)
+            assert self._random is not None
+            token = draw(distribution(masked, self.decoding), self._random) if self.chain else int(masked.argmax())
+        self.grammar.accept(token)
+        return token
+
+    def _free(self, entry: int, logits: NDArray[np.float32]) -> int:
         if self.chain is None:
             return int(logits.argmax())
         return int(C.llama_sampler_sample(self.chain, self.context.pointer, entry))
@@ -45,3 +63,6 @@ class Sampler:
         if self.chain is not None:
             C.llama_sampler_free(self.chain)
             self.chain = None
+        if self.grammar is not None:
+            self.grammar.close()
+            self.grammar = None

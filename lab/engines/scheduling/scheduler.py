@@ -243,8 +243,9 @@ class Scheduler:
         if self.drafter is None or not jobs or room < 1:
             return [_NONE] * len(jobs)
         each, started = room // len(jobs), self.core.now()
-        # A draft beyond the last wanted token would be thrown away.
-        proposed = self.drafter.propose(jobs, [max(0, min(each, j.left - 1)) for j in jobs])
+        # A draft beyond the last wanted token would be thrown away. Verifying knows no schema: such a job decodes plainly.
+        limits = [0 if j.request.decoding.json_schema else max(0, min(each, j.left - 1)) for j in jobs]
+        proposed = self.drafter.propose(jobs, limits)
         self._draft_s += self.core.now() - started
         return proposed
 

@@ -7,10 +7,12 @@ is strict: a position that does not continue its sequence, an unknown sequence o
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lab.engines import _schemas
 from lab.engines.scheduling.core import KVCacheFull
 from lab.engines.scheduling.sampling import distribution, draw
 from lab.errors import LabError
@@ -120,12 +122,15 @@ class ScriptedCore:
 
 
 class ScriptedSampler:
-    """Draws from the decoding's distribution with its seed."""
+    """Draws from the decoding's distribution with its seed; under a schema it spells the smallest answer."""
 
     def __init__(self, decoding: Decoding) -> None:
         self._decoding, self._random = decoding, np.random.default_rng(decoding.seed)
+        self._script: Iterator[int] = iter([*_schemas.smallest(decoding).encode(), END] if decoding.json_schema else ())
 
     def pick(self, entry: int, logits: NDArray[np.float32]) -> int:
+        if self._decoding.json_schema:
+            return next(self._script)
         return draw(distribution(logits, self._decoding), self._random)
 
     def close(self) -> None:

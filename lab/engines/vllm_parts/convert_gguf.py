@@ -16,7 +16,7 @@ def main(source: Path, target: Path, dtype: str) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    place = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name, "local_files_only": True}
+    place: Any = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name, "local_files_only": True}
     # Without `dequantize` the weights stay packed and cannot be saved.
     model = AutoModelForCausalLM.from_pretrained(**place, quantization_config=GgufConfig(dequantize=True))
     for held in (model, model.config):

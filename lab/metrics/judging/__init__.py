@@ -1,0 +1,1 @@
+"""The parts of a judge: rubric, prompts, asking, reading, keeping, and how far a judge may be trusted."""

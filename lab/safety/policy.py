@@ -1,0 +1,221 @@
+"""A policy: a versioned YAML file that says which guard looks where, and what happens when it finds something."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lab.errors import LabError
+from lab.safety import guards, lines
+from lab.safety.decisions import ACTIONS, STAGES, Action, Stage
+
+FOLDER = Path(__file__).parent / "policies"
+DEFAULT = "default"
+MESSAGE = "This cannot be shown: it goes against the rules of this service."
+TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """One guard at its post: where it looks (`on`), for whom (`roles`, empty is everybody), and what then happens."""
+
+    name: str
+    guard: str
+    on: tuple[Stage, ...]
+    action: Action
+    roles: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    message: str = ""
+    """What the user sees in place of a blocked text; the policy's own message when it is empty."""
+    instruction: str = ""
+    """The system instruction under which the model may answer."""
+    disclaimer: str = ""
+    """A sentence that is put behind the answer."""
+    timeout_s: float | None = None
+    """A look that takes longer fails, and so blocks; None waits, which is right for patterns only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tool:
+    """A tool that may be called: by which roles, with which arguments, how often, and whether a person is asked first."""
+
+    name: str
+    roles: tuple[str, ...]
+    schema: Mapping[str, Any] = field(default_factory=dict)
+    calls_per_session: int | None = None
+    confirm: bool = False
+    shows: str = ""
+    """What the person reads, with arguments in braces: "Send an e-mail to {to}"."""
+    timeout_s: float = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """The rules in their order, the tools, and which version of which text they are."""
+
+    name: str
+    version: int
+    rules: tuple[Rule, ...]
+    roles: tuple[str, ...] = ("user",)
+    tools: tuple[Tool, ...] = ()
+    description: str = ""
+    message: str = MESSAGE
+    sha256: str = ""
+    """Of the file's bytes; "" for a policy made in a program."""
+
+    def tool(self, name: str) -> Tool | None:
+        return next((tool for tool in self.tools if tool.name == name), None)
+
+    def only(self, *names: str) -> Policy:
+        """This policy with these rules alone, for an ablation. Raises `LabError` for a rule it does not have."""
+        import dataclasses
+
+        if unknown := [name for name in names if name not in {rule.name for rule in self.rules}]:
+            raise LabError(f"Policy '{self.name}' has no rule '{unknown[0]}'; its rules are "
+                           f"{', '.join(rule.name for rule in self.rules)}.")
+        return dataclasses.replace(self, rules=tuple(rule for rule in self.rules if rule.name in names))
+
+
+def names() -> list[str]:
+    """The policies that ship."""
+    return sorted(file.stem for file in FOLDER.glob("*.yaml"))
+
+
+def load(name_or_path: str | Path = DEFAULT) -> Policy:
+    """A policy that ships, or a YAML file of your own. Raises `LabError` naming file, line and remedy."""
+    path = FOLDER / f"{name_or_path}.yaml" if str(name_or_path) in names() else Path(name_or_path).expanduser()
+    try:
+        raw = path.read_bytes()
+        text = raw.decode()
+    except FileNotFoundError:
+        raise LabError(f"There is no policy '{name_or_path}' and no such file; the policies are {', '.join(names())}, or give "
+                       "the path of a YAML file.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise LabError(f"The policy '{path.name}' cannot be read ({getattr(error, 'strerror', None) or error}); give a readable "
+                       "UTF-8 file.") from error
+    return parse(text, path.name, hashlib.sha256(raw).hexdigest())
+
+
+_POLICY = {"policy": str, "version": int, "description": str, "message": str, "roles": list, "rules": list, "tools": dict}
+_RULE = {"name": str, "guard": str, "on": list, "action": str, "roles": list, "settings": dict, "message": str,
+         "instruction": str, "disclaimer": str, "timeout_s": float}
+_TOOL = {"roles": list, "schema": dict, "calls_per_session": int, "confirm": bool, "shows": str, "timeout_s": float}
+_WORDS = {str: "a text", int: "a whole number", float: "a number", list: "a list", dict: "a mapping", bool: "true or false"}
+
+
+def parse(text: str, file: str = "policy", sha256: str = "") -> Policy:
+    """A policy from YAML text."""
+    values, where = lines.read(text, file)
+    checked = _Checked(file, where)
+    top = checked.mapping(values, (), _POLICY, needed=("policy", "version", "rules"))
+    if top["version"] < 1:
+        raise checked.error(("version",), f"the version is {top['version']}; count from 1")
+    roles = checked.texts(top.get("roles", ["user"]), ("roles",))
+    if not roles:
+        raise checked.error(("roles",), "there is no role; name at least one, such as user")
+    rules = tuple(checked.rule(entry, ("rules", i), roles) for i, entry in enumerate(top["rules"]))
+    seen: set[str] = set()
+    for i, rule in enumerate(rules):
+        if rule.name in seen:
+            raise checked.error(("rules", i), f"there is a rule '{rule.name}' already; give every rule a name of its own")
+        seen.add(rule.name)
+    tools = tuple(checked.tool(name, entry, ("tools", name), roles) for name, entry in top.get("tools", {}).items())
+    return Policy(name=top["policy"], version=top["version"], rules=rules, roles=roles, tools=tools, sha256=sha256,
+                  description=top.get("description", ""), message=top.get("message", MESSAGE))
+
+
+class _Checked:
+    """The checks of one file; every error names the file, the line and what to write instead."""
+
+    def __init__(self, file: str, where: dict[lines.Path, int]) -> None:
+        self._file, self._where = file, where
+
+    def error(self, path: lines.Path, sentence: str) -> LabError:
+        line = next((self._where[path[:n]] for n in range(len(path), -1, -1) if path[:n] in self._where), 1)
+        return LabError(f"{self._file}, line {line}: {sentence}.")
+
+    def mapping(self, value: Any, path: lines.Path, known: Mapping[str, type], *, needed: tuple[str, ...] = ()) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise self.error(path, f"here must be a mapping with the keys {', '.join(known)}")
+        for key, one in value.items():
+            if key not in known:
+                raise self.error((*path, key), f"there is no key '{key}'; the keys are {', '.join(known)}")
+            kind = known[key]
+            fits = isinstance(one, (int, float) if kind is float else kind) and (kind is bool or not isinstance(one, bool))
+            if not fits:
+                raise self.error((*path, key), f"'{key}' must be {_WORDS[kind]}, not {one!r}")
+        if missing := [key for key in needed if key not in value]:
+            raise self.error(path, f"the key '{missing[0]}' is missing; add it")
+        return value
+
+    def texts(self, value: Any, path: lines.Path, known: tuple[str, ...] | None = None, what: str = "") -> tuple[str, ...]:
+        for i, one in enumerate(value):
+            if not isinstance(one, str) or not one:
+                raise self.error((*path, i), f"here must be a text, not {one!r}")
+            if known is not None and one not in known:
+                raise self.error((*path, i), f"there is no {what} '{one}'; choose from {', '.join(known)}")
+        return tuple(value)
+
+    def rule(self, value: Any, path: lines.Path, roles: tuple[str, ...]) -> Rule:
+        entry = self.mapping(value, path, _RULE, needed=("name", "guard", "on", "action"))
+        if entry["guard"] not in guards.names():
+            raise self.error((*path, "guard"), f"there is no guard '{entry['guard']}'; the guards are "
+                                                f"{', '.join(guards.names())}")
+        if entry["action"] not in ACTIONS:
+            raise self.error((*path, "action"), f"there is no action '{entry['action']}'; the actions are {', '.join(ACTIONS)}")
+        on = self.texts(entry["on"], (*path, "on"), STAGES, "stage")
+        if not on:
+            raise self.error((*path, "on"), f"the rule looks nowhere; name at least one of {', '.join(STAGES)}")
+        known = guards.settings_of(entry["guard"])
+        if unknown := [key for key in entry.get("settings", {}) if key not in known]:
+            raise self.error((*path, "settings", unknown[0]), f"guard '{entry['guard']}' has no setting '{unknown[0]}'; it has "
+                                                              f"{', '.join(known) or 'none'}")
+        self._actions(entry, on, path)
+        who = self.texts(entry.get("roles", []), (*path, "roles"), roles, "role")
+        timeout = entry.get("timeout_s", TIMEOUT_S if _slow(entry["guard"]) else None)
+        if timeout is not None and not timeout > 0:
+            raise self.error((*path, "timeout_s"), f"the time limit is {timeout:g} s; give a number above 0")
+        return Rule(name=entry["name"], guard=entry["guard"], on=on, action=entry["action"], roles=who,  # type: ignore[arg-type]
+                    settings=entry.get("settings", {}), message=entry.get("message", ""), timeout_s=timeout,
+                    instruction=entry.get("instruction", ""), disclaimer=entry.get("disclaimer", ""))
+
+    def _actions(self, entry: dict[str, Any], on: tuple[str, ...], path: lines.Path) -> None:
+        """Refuse actions that mean nothing where the rule looks."""
+        action, at = entry["action"], (*path, "action")
+        if action == "confirm" and on != ("tool",):
+            raise self.error(at, "only a tool call can wait for a person; set `on: [tool]` or choose another action")
+        if action == "answer_under_policy":
+            if on != ("input",):
+                raise self.error(at, "an instruction comes before the answer; set `on: [input]` or choose another action")
+            if not (entry.get("instruction") or entry.get("disclaimer")):
+                raise self.error(at, "answering under a policy needs an `instruction` or a `disclaimer`; add one")
+        if (action == "rewrite") != (entry["guard"] == "rewrite"):
+            raise self.error(at, "the action rewrite and the guard rewrite, which writes the other answer, go together")
+        if action == "rewrite" and on != ("output",):
+            raise self.error(at, "only an answer is rewritten; set `on: [output]`")
+
+    def tool(self, name: str, value: Any, path: lines.Path, roles: tuple[str, ...]) -> Tool:
+        import jsonschema
+
+        entry = self.mapping(value, path, _TOOL, needed=("roles",))
+        schema = entry.get("schema", {})
+        try:
+            jsonschema.Draft202012Validator.check_schema(schema)
+        except jsonschema.SchemaError as error:
+            raise self.error((*path, "schema"), f"this is no JSON Schema ({error.message}); mend it") from error
+        budget = entry.get("calls_per_session")
+        if budget is not None and budget < 0:
+            raise self.error((*path, "calls_per_session"), f"a budget of {budget} calls cannot be; give 0 or more")
+        if not entry.get("timeout_s", 60.0) > 0:
+            raise self.error((*path, "timeout_s"), "the time to answer must be above 0 s")
+        return Tool(name=name, roles=self.texts(entry["roles"], (*path, "roles"), roles, "role"), schema=schema,
+                    calls_per_session=budget, confirm=entry.get("confirm", False), shows=entry.get("shows", ""),
+                    timeout_s=float(entry.get("timeout_s", 60.0)))
+
+
+def _slow(guard: str) -> bool:
+    """Whether a guard asks a second model, which may never answer."""
+    return guard in ("judge", "rewrite", "presidio")

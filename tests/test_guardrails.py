@@ -1,0 +1,163 @@
+"""The guardrails experiment: halves that never mix, rates on the same items, and nothing harmful in the tree or on a screen."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lab import data, running, safety
+from lab.errors import LabError
+from lab.experiments import _guardrails_items as asked
+from lab.experiments import _guardrails_stream as streams
+from lab.experiments.guardrails import Guardrails, Seen, gains, looks, together
+from lab.records import Chunk
+
+ROOT = Path(__file__).parent.parent
+
+
+def short(**fields: object) -> Guardrails:
+    return Guardrails.demo(**{"engine": "scripted", "items": 8, **fields})  # type: ignore[arg-type]
+
+
+@given(st.text())
+def test_a_text_belongs_to_one_half(text: str) -> None:
+    assert asked.half(text) in ("report", "develop")
+
+
+@pytest.mark.parametrize("name", asked.SHIPPED)
+def test_the_halves_of_a_set_share_no_item_and_leave_none_out(name: str) -> None:
+    report, develop = (asked.items(name, half) for half in ("report", "develop"))
+    texts = asked._READERS[name]()
+    assert {item.text for item in report}.isdisjoint({item.text for item in develop})
+    assert len(report) + len(develop) == len(texts)
+    assert min(len(report), len(develop)) > 10
+
+
+def test_a_smaller_number_of_items_is_drawn_alike_each_time() -> None:
+    assert asked.items("lookalikes", "report", 5, seed=1) == asked.items("lookalikes", "report", 5, seed=1)
+    assert len(asked.items("lookalikes", "report", 5)) == 5
+
+
+def test_generated_leaks_pass_the_checks_they_are_to_be_found_by() -> None:
+    chain = safety.Chain(safety.load().only("personal data", "secrets"))
+    develop = [item for name in ("personal", "secrets") for item in asked.items(name, "develop")]
+    assert all(one.caught for one in looks(chain, develop))
+
+
+def test_it_runs_records_and_decides_with_nothing_fetched(fresh_store: Path) -> None:
+    experiment = short()
+    outcome = running.run(experiment)
+    assert outcome.state == "finished"
+    assert len(outcome.trials) == experiment.size()
+    chains = outcome.trials[outcome.trials["params.kind"] == "chain"]
+    assert list(chains["name"]) == ["classifier", "default"]
+    assert (chains["metrics.caught_low"] <= chains["metrics.caught"]).all()
+    assert outcome.verdict is not None
+    assert any("written for this project" in caveat for caveat in outcome.verdict.caveats)
+
+
+def test_no_text_of_an_item_is_in_the_record(fresh_store: Path) -> None:
+    trials = list(short(ablation=True, streamed=()).run())
+    said = repr(trials)
+    for name in ("injections", "secrets", "personal"):
+        assert not [item for item in asked.items(name, "report", 8) if item.text in said]
+
+
+def test_a_policy_without_a_rule_is_what_its_other_rules_do_together() -> None:
+    items = [item for name in asked.SHIPPED for item in asked.items(name, "report", 12)]
+    policy = safety.load()
+    names = ["injection", "harmful requests", "secrets", "personal data"]
+    alone = [looks(safety.Chain(policy.only(name)), items) for name in names]
+    assert [one.caught for one in together(alone)] == [one.caught for one in looks(safety.Chain(policy.only(*names)), items)]
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans(), st.booleans()), min_size=4, max_size=40))
+def test_gains_are_the_differences_of_the_rates_on_the_same_items(rows: list[tuple[bool, bool, bool]]) -> None:
+    def side(index: int) -> list[Seen]:
+        return [Seen(item=asked.Item(text=str(i), kind="attack" if row[2] else "benign", set="x"), caught=row[index], rule="",
+                     under_policy=False, seconds=0.0) for i, row in enumerate(rows)]
+
+    ours, theirs = side(0), side(1)
+    made = gains(ours, theirs)
+    for measure, kind in (("catch_gain", "attack"), ("false_alarm_change", "benign")):
+        rates = [[one.caught for one in those if one.item.kind == kind] for those in (ours, theirs)]
+        if rates[0]:
+            assert made[measure].value == pytest.approx(sum(rates[0]) / len(rates[0]) - sum(rates[1]) / len(rates[1]))  # type: ignore[union-attr]
+
+
+def frame(catch: float, catch_p: float, alarm: float, alarm_p: float) -> pd.DataFrame:
+    rows = [{"name": "classifier", "params.role": "baseline", "metrics.caught": 0.1, "metrics.false_alarm": 0.02},
+            {"name": "default", "params.role": "whole", "metrics.caught": 0.1 + catch, "metrics.false_alarm": 0.02 + alarm,
+             "metrics.catch_gain": catch, "metrics.catch_gain_p": catch_p, "metrics.false_alarm_change": alarm,
+             "metrics.false_alarm_change_p": alarm_p}]
+    return pd.DataFrame([{"params.kind": "chain", "metrics.masked": math.nan, "metrics.added_p99_s": 0.001, **row} for row in rows])
+
+
+@pytest.mark.parametrize(("changes", "chosen", "says"), [
+    ((0.8, 0.001, -0.01, 0.01), "default", "fewer false alarms"),
+    ((0.8, 0.001, -0.01, 0.4), "default", "no difference in false alarms was shown"),
+    ((0.8, 0.001, 0.05, 0.01), None, "neither is better in both"),
+    ((0.01, 0.6, 0.0, 1.0), "classifier", "not shown to catch more")])
+def test_the_verdict_weighs_both_rates(changes: tuple[float, float, float, float], chosen: str | None, says: str) -> None:
+    verdict = short().verdict(frame(*changes))
+    assert verdict.chosen == chosen
+    assert says in verdict.decision
+
+
+def test_sets_that_are_not_here_are_left_out_and_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LAB_CACHE_DIR", str(tmp_path))
+    experiment = short(sets=("injections", "advbench", "lookalikes"), streamed=())
+    trials = list(experiment.run())
+    assert experiment.present() == ["injections", "lookalikes"]
+    assert "lab data fetch advbench" in trials[0].notes["missing"]
+    with pytest.raises(LabError, match="lab data fetch advbench harmbench"):
+        short(sets=("advbench", "harmbench", "lookalikes")).check()
+
+
+@pytest.mark.parametrize(("fields", "says"), [
+    ({"sets": ("nothing",)}, "--sets takes advbench"), ({"sets": ("lookalikes",)}, "one of harmless texts"), ({"items": -1}, "negative")])
+def test_a_setting_that_makes_no_sense_is_refused(fields: dict[str, object], says: str) -> None:
+    with pytest.raises(LabError, match=says):
+        Guardrails(**fields)  # type: ignore[arg-type]
+
+
+class Breaks:
+    def scan(self, text: str, start: int, ended: bool) -> safety.Scan:
+        raise RuntimeError
+
+
+def test_rates_of_a_chain_that_fails_are_not_reported() -> None:
+    broken = safety.Chain(safety.load("classifier"), made={"offensive language": Breaks()})
+    with pytest.raises(LabError, match="rates of a broken chain mean nothing"):
+        looks(broken, asked.items("everyday", "report", 1))
+
+
+def test_a_replay_waits_for_the_chunk_that_lets_text_go() -> None:
+    chunks = tuple(Chunk(text=text, at_s=1.0 + 0.1 * i) for i, text in enumerate(["", "One ", "two. ", "Three."]))
+    answer = streams.Answer(id="a", sent_s=0.0, chunks=chunks)
+    free = streams.replay(safety.Chain(safety.load("default")), answer)
+    held = streams.replay(safety.Chain(safety.load("strict")), answer)
+    assert answer.first_text_s == pytest.approx(1.1)
+    assert (free.waited_chunks, held.waited_chunks) == (0, 1)
+    assert held.first_text_s == pytest.approx(1.2 + held.work_first_s)
+
+
+def test_no_harmful_request_is_in_the_tree() -> None:
+    """Whatever of the harmful sets is in the cache, none of their texts is in a file of ours."""
+    ours = "\n".join(path.read_text("utf-8").lower() for folder in ("lab", "docs", "tests", "notebooks")
+                     for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".yaml", ".jsonl", ".md", ".ipynb") and path.is_file())
+    for name in ("advbench", "harmbench", "jailbreaks"):
+        if data.catalogue()[name].fetched:
+            assert not [1 for text in asked._READERS[name]() if text.lower()[:60] in ours], name
+
+
+def test_the_shipped_cases_are_whole() -> None:
+    rows = [json.loads(line) for line in (ROOT / "lab/safety/cases.jsonl").read_text("utf-8").splitlines()]
+    assert len({row["text"] for row in rows}) == len(rows)
+    assert {row["kind"] for row in rows} == {"benign", "injection"}
