@@ -237,7 +237,8 @@ def _generation(
     observed = seen.observed
     return Generation(
         request=request, text=endpoint.masked(observed.text), tokens=observed.token_ids,
-        tokens_at_s=token_times(observed, count_tokens), scheduled_s=seen.scheduled_s, sent_s=seen.sent_s, ended_s=seen.ended_s, usage=observed.usage,
+        tokens_at_s=token_times(observed, count_tokens), scheduled_s=seen.scheduled_s, sent_s=seen.sent_s,
+        ended_s=seen.ended_s, usage=observed.usage,
         finish_reason=observed.finish_reason,
         error=endpoint.masked(observed.failure.sentence) if observed.failure else None,
         error_kind=observed.failure.kind if observed.failure else None,
