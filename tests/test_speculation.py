@@ -735,7 +735,7 @@ def test_the_verdict_is_off_on_or_off_except_for_the_kinds_that_surely_gain() ->
                          ("code", "self_draft, 7"): 0.6}))
     assert some.decision == f"Off, except for copy editing: {lookup} (1.90x)."
     assert some.chosen == f"copy_editing: {lookup}, batch 1"
-    assert any("0.97x (code)" in line and "can be left on" in line for line in some.why)
+    assert any("0.97x (code)" in line and "costs nothing to speak of" in line for line in some.why)
     on = frame({("code", lookup): 1.2, ("copy_editing", lookup): 1.9})
     assert decide(on).decision.startswith("On for every kind")
     assert decide(on).caveats == ()

@@ -73,7 +73,8 @@ def _scores(metric: str, engine: Engine | None, asked: Asked, answers: Sequence[
 
 def measures(sets: Sequence[Asked], scored: Scored) -> dict[str, float | Estimate]:
     """The mean of every metric, and `quality`: the mean of the sets' main metrics, each set with the same weight."""
-    out: dict[str, float | Estimate] = {"quality": mean_of_means(scored.mains(sets))}
+    overall, mains = mean_of_means(scored.mains(sets)), {main(asked, scored.by) for asked in sets}
+    out: dict[str, float | Estimate] = {"quality": overall if "similarity" in mains else _share(overall)}
     for asked in sets:
         for metric in asked.metrics:
             if (asked.name, metric) in scored.by:
@@ -89,7 +90,14 @@ def _mean(part: Part, metric: str) -> Estimate:
     if np.isin(kept, (0, 1)).all() and len(set(part.clusters)) == values.size:
         return stats.proportion(int(kept.sum()), kept.size)
     found = mean_of_means([part])
-    return found if metric == "similarity" else Estimate(value=found.value, low=max(0.0, found.low), high=min(1.0, found.high))
+    return found if metric == "similarity" else _share(found)
+
+
+def _share(found: Estimate) -> Estimate:
+    """A mean of values from 0 to 1, whose t interval can reach beyond; `max` and `min` would hide that it has none."""
+    if math.isnan(found.low):
+        return found
+    return Estimate(value=found.value, low=max(0.0, found.low), high=min(1.0, found.high))
 
 
 def changes(sets: Sequence[Asked], scored: Scored, base: Scored, *, tests: int, seed: int) -> dict[str, float | Estimate]:

@@ -70,7 +70,7 @@ def _unsure(drafting: pd.DataFrame, kinds: Sequence[str], won: set[str]) -> list
 
 
 def _safest(rows: pd.DataFrame) -> list[str]:
-    """What can be left on whatever the work is: the arm whose worst kind is best."""
+    """What harms least whatever the work is: the arm whose worst kind is best."""
     worst = {arm: part.loc[part["metrics.speedup"].idxmin()] for arm, part in rows.groupby("params.arm", sort=False)
              if part["metrics.speedup"].notna().all()}
     if not worst:

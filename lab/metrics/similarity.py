@@ -145,13 +145,14 @@ def _without_bars() -> Iterator[None]:
     """transformers shows a bar while it reads 23 MB of weights, which stays behind in notebooks and logs."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    bars: Any = logging
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
     try:
         yield
     finally:
         if shown:
-            logging.enable_progress_bar()
+            bars.enable_progress_bar()
 
 
 def _library() -> Any:

@@ -1,0 +1,76 @@
+"""What became of an answer: right, abstained, or hallucinated; decided by words and sources, with the reason."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from lab.metrics import equivalence, grounding, speed
+from lab.records import Generation, Question
+
+Kind = Literal["right", "abstained", "hallucinated", "failed"]
+SUPPORTED = 0.4
+"""Support of a summary's worst sentence from which it counts as grounded: between the references of `notes` (95% of them 0.57 or
+more) and summaries of another text (95% of them 0.20 or less)."""
+_ABSTAINS = re.compile(r"\b(?:i (?:do not|don['’]t|cannot|can['’]t) (?:know|tell|say|answer)|not sure|unknown|no information|"
+                       r"(?:does|do) not (?:say|know)|i have no|unable to)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """One answer's fate and the reason. A failed request has none."""
+
+    kind: Kind
+    why: str
+
+    def is_(self, kind: Kind) -> float:
+        """1 or 0; NaN for a failed request."""
+        return math.nan if self.kind == "failed" else float(self.kind == kind)
+
+
+def outcomes(
+    situation: str, questions: Sequence[Question], generations: Sequence[Generation], embedder: grounding.Embeds | None
+) -> list[Outcome]:
+    """The outcome of every answer, in order. `embedder` is needed for summaries alone; without it words decide."""
+    found = []
+    for question, generation in zip(questions, generations, strict=True):
+        text = generation.text.strip()
+        if speed.failed(generation):
+            found.append(Outcome(kind="failed", why=generation.error or "failed"))
+        elif not text:
+            found.append(Outcome(kind="abstained", why="the answer is empty"))
+        elif situation == "reasoning":
+            found.append(_number(question, text))
+        elif _ABSTAINS.search(text):
+            found.append(Outcome(kind="abstained", why="says that it does not know"))
+        elif situation == "summarisation":
+            found.append(_summary(question, text, embedder))
+        else:
+            found.append(_reference(question, text))
+    return found
+
+
+def _number(question: Question, text: str) -> Outcome:
+    """By the number behind "the answer is", else the last one."""
+    plain = text.replace(",", "")
+    said = re.findall(r"answer is[^\d-]*(-?\d+(?:\.\d+)?)", plain) or re.findall(r"-?\d+(?:\.\d+)?", plain)[-1:]
+    if not said:
+        return Outcome(kind="abstained", why="names no number")
+    right = float(said[0]) == float(question.references[0])
+    return Outcome(kind="right" if right else "hallucinated", why=f"says {said[0]}, right is {question.references[0]}")
+
+
+def _reference(question: Question, text: str) -> Outcome:
+    if any(equivalence.alike(text, reference) for reference in question.references):
+        return Outcome(kind="right", why="has a right answer's words")
+    return Outcome(kind="hallucinated", why=f"has none of the right answers ({question.references[0][:60]})")
+
+
+def _summary(question: Question, text: str, embedder: grounding.Embeds | None) -> Outcome:
+    worst = min(grounding.grounded(question.question, text, question.context, embedder), key=lambda claim: claim.support)
+    kind: Kind = "right" if worst.support >= SUPPORTED else "hallucinated"
+    lacks = f"; the text lacks {', '.join(worst.missing)}" if worst.missing else ""
+    return Outcome(kind=kind, why=f"its worst sentence is supported {worst.support:.2f}{lacks}")
