@@ -345,3 +345,15 @@ except LabError as error:
     said = done.stdout.strip().splitlines()
     assert len(said) == 1 and said[0].endswith(".") and "full" in said[0]
     assert "first" in history.frame()["name"].tolist()
+
+
+def test_a_verdict_longer_than_a_tag_keeps_its_decision_and_first_reasons() -> None:
+    import json
+
+    from lab.records import Verdict
+
+    long = Verdict(decision="Keep it.", chosen="a", why=tuple(f"{k} " + "reason " * 40 for k in range(60)), caveats=("Busy.",))
+    kept = tracking._fitting(long)
+    assert len(json.dumps(dataclasses.asdict(kept))) <= tracking.TAG_CHARACTERS
+    assert (kept.decision, kept.caveats, kept.why[0]) == (long.decision, long.caveats, long.why[0])
+    assert kept.why[-1].endswith("verdict.json.") and tracking._fitting(kept) == kept

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
+TAG_CHARACTERS = 5000
+"""MLflow cuts a longer tag off, and half a JSON document is none."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recorded:
     """Where a run was written and how it ended: `finished` or `interrupted` (a failure is raised)."""
@@ -66,7 +70,7 @@ def record(
             on_trial(trial)
         with _sentences():
             verdict = experiment.verdict(history.frame(parents=[parent]))
-            _log(client, parent, tags={"lab.verdict": json.dumps(dataclasses.asdict(verdict))})
+            _log(client, parent, tags={"lab.verdict": json.dumps(dataclasses.asdict(_fitting(verdict)))})
             client.log_dict(parent, dataclasses.asdict(verdict), "verdict.json")
             _end(client, parent, "finished")
     except KeyboardInterrupt:
@@ -165,6 +169,13 @@ def _end(client: MlflowClient, run: str, state: str) -> None:
     status = {"finished": "FINISHED", "interrupted": "KILLED"}.get(state, "FAILED")
     client.set_tag(run, "lab.state", state)
     client.set_terminated(run, status)
+
+
+def _fitting(verdict: Verdict) -> Verdict:
+    """The verdict without the last of its reasons where it is longer than a tag of MLflow; `verdict.json` has all of it."""
+    while len(json.dumps(dataclasses.asdict(verdict))) > TAG_CHARACTERS and len(verdict.why) > 1:
+        verdict = dataclasses.replace(verdict, why=(*verdict.why[:-2], "More reasons are in the artifact verdict.json."))
+    return verdict
 
 
 def _process() -> dict[str, str]:
