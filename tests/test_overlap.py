@@ -219,12 +219,12 @@ def test_an_unknown_metric_is_answered_with_the_known_ones() -> None:
 
 
 def test_a_metric_is_added_by_adding_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "length.py").write_text('"""How long."""\ndef length(questions, generations):\n    """Characters."""\n    return []\n'
-                                        'SCORERS = {"length": length}\n')
+    (tmp_path / "letters.py").write_text('"""How long."""\ndef letters(questions, generations):\n    """Characters."""\n    return []\n'
+                                        'SCORERS = {"letters": letters}\n')
     monkeypatch.setattr(metrics, "__path__", [*metrics.__path__, str(tmp_path)])
     try:
-        assert metrics.scorers()["length"] == "Characters."
+        assert metrics.scorers()["letters"] == "Characters."
     finally:
-        sys.modules.pop("lab.metrics.length", None)
-        if hasattr(metrics, "length"):
-            del metrics.length
+        sys.modules.pop("lab.metrics.letters", None)
+        if hasattr(metrics, "letters"):
+            del metrics.letters

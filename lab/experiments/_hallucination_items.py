@@ -54,7 +54,8 @@ def solved(number: int, seed: int) -> tuple[Question, str]:
     """One story problem with its solution in steps, drawn from the seed; every `len(_STORIES)`-th has the same story."""
     rng = random.Random(f"{seed}/{number}")
     story, steps = _STORIES[number % len(_STORIES)]
-    given = {"a": rng.randint(3, 9), "b": rng.randint(4, 12), "c": rng.randint(2, 9)}
+    given = {"a": rng.randint(3, 9), "b": rng.randint(4, 12)}
+    given["c"] = rng.randint(2, min(9, given["a"] + given["b"] - 1))  # nobody loses all that there is, or more
     said, last = [], 0
     for step in steps:
         shown = "".join(f" {ch} " if ch in "+-*" else str(last if ch == "_" else given.get(ch, ch)) for ch in step)
