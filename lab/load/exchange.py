@@ -16,8 +16,8 @@ class Exchange:
     """While the load runs, the bytes of an event stream are only kept; `digest` takes them apart when there is time.
 
     The head of a response is read at once: it says how the end will be known. For chunks that is the mark of the last
-    one behind an event. Where a read only may hold the end (a chunk of another form, trailers, the word that closes a
-    stream), what there is is taken apart at once. So is all that is no chunked or close-delimited event stream.
+    one behind an event; where a read only may hold it (a chunk of another form, trailers), what there is is taken apart
+    at once. So is all that is no chunked or close-delimited event stream.
     """
 
     __slots__ = ("answer", "broken", "cancelled", "closing", "ended_s", "eof", "index", "last_s", "lazy", "message", "observed",

@@ -321,7 +321,7 @@ class Loop:
         self._free += 1
 
     def _end_of_file(self, wire: Wire, exchange: Exchange) -> None:
-        if wire.connected and self._stale(wire, exchange):
+        if self._stale(wire, exchange):
             self._again(wire, exchange)
             return
         exchange.eof = True
@@ -330,12 +330,11 @@ class Loop:
 
     def _stale(self, wire: Wire, exchange: Exchange) -> bool:
         """Whether the server can have closed this kept connection before it saw the request: then it says so at once."""
-        return (exchange.untouched and not wire.fresh and not exchange.resent
+        return (wire.connected and exchange.untouched and not wire.fresh and not exchange.resent
                 and time.perf_counter() - exchange.sent_s < CROSSED_S)
 
     def _break(self, wire: Wire, exchange: Exchange, error: OSError) -> None:
-        stale = wire.connected and self._stale(wire, exchange)
-        if stale and error.errno in (errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED):
+        if error.errno in (errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED) and self._stale(wire, exchange):
             self._again(wire, exchange)
             return
         self._drop(wire)

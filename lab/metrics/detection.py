@@ -7,10 +7,7 @@ the ROC curve, and precision and recall at a threshold that was chosen on other 
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import math
-import pkgutil
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -36,21 +33,15 @@ def detectors() -> dict[str, str]:
 
     Samples and probabilities come from a model (`consistency`, `confidence`), a judge's view from a judge (`grounding.by_judge`).
     """
-    return {name: (inspect.getdoc(found) or "").split("\n")[0] for name, found in sorted(_found().items())}
+    return metrics.described(metrics.listed("DETECTORS"))
 
 
 def detector(name: str) -> Detector:
     """The detector of that name. Raises `LabError` naming those there are."""
-    found = _found()
+    found = metrics.listed("DETECTORS")
     if name not in found:
         raise LabError(f"There is no detector '{name}' that works without a model; there are {', '.join(sorted(found))}.")
     return found[name]
-
-
-def _found() -> dict[str, Detector]:
-    modules = [m.name for m in pkgutil.iter_modules(metrics.__path__) if not m.ispkg and not m.name.startswith("_")]
-    return {name: one for module in modules
-            for name, one in getattr(importlib.import_module(f"lab.metrics.{module}"), "DETECTORS", {}).items()}
 
 
 def detected(
@@ -62,22 +53,10 @@ def detected(
 
     An empty answer claims nothing, so it scores 0. Raises `LabError` unless there is one answer for each question.
     """
-    if len(questions) != len(generations):
-        raise LabError(f"There are {len(questions)} questions and {len(generations)} answers; give one answer to each question.")
-    why = [_unscorable(q, g, needs) for q, g in zip(questions, generations, strict=True)]
-    asked = [(q, g.text.strip()) for q, g, w in zip(questions, generations, why, strict=True) if not w and g.text.strip()]
-    said = iter(values(asked) if asked else ())
-    out = []
-    for question, generation, reason in zip(questions, generations, why, strict=True):
-        if reason:
-            value, because = math.nan, reason
-        elif not generation.text.strip():
-            value, because = 0.0, "the answer is empty"
-        else:
-            value, because = next(said)
-        value = value if math.isnan(value) else min(1.0, max(0.0, value))
-        out.append(Score(name=name, item=question.id, value=value, by=by, why=because))
-    return out
+    def worth(asked: Sequence[tuple[Question, str]]) -> list[references.Worth]:
+        return [(value if math.isnan(value) else min(1.0, max(0.0, value)), why) for value, why in values(asked)]
+
+    return references.each(name, by, questions, generations, lambda q, g: _unscorable(q, g, needs), worth)
 
 
 def _unscorable(question: Question, generation: Generation, needs: str) -> str:

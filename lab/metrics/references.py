@@ -43,10 +43,7 @@ def pairs(questions: Sequence[Question], generations: Sequence[Generation]) -> l
 
     Raises `LabError` unless there is one answer for each question.
     """
-    if len(questions) != len(generations):
-        raise LabError(f"There are {len(questions)} questions and {len(generations)} answers; give one answer to each question.")
-    return [unscorable(q, g) or Pair(question=q, text=g.text.strip(), references=of(q))
-            for q, g in zip(questions, generations, strict=True)]
+    return [unscorable(q, g) or Pair(question=q, text=g.text.strip(), references=of(q)) for q, g in _both(questions, generations)]
 
 
 def scored(
@@ -57,18 +54,43 @@ def scored(
 
     `values` gets all pairs at once, so that it can work in batches, and may say why beside a value.
     """
-    found = pairs(questions, generations)
-    said = [pair for pair in found if isinstance(pair, Pair) and pair.text]
-    worth = iter(values(said) if said else ())
+    def worth(asked: Sequence[tuple[Question, str]]) -> list[Worth]:
+        given = values([Pair(question=q, text=text, references=of(q)) for q, text in asked])
+        return [_with_why(one, by) for one in given]
+
+    return each(name, by, questions, generations, unscorable, worth)
+
+
+def each(
+    name: str, by: str, questions: Sequence[Question], generations: Sequence[Generation],
+    unscorable: Callable[[Question, Generation], str], values: Callable[[Sequence[tuple[Question, str]]], Sequence[Worth]],
+) -> list[Score]:
+    """One `Score` per question: what `values` gives the answers with something in them, all at once; 0 for an empty one, NaN
+    where `unscorable` has a reason. Raises `LabError` unless there is one answer for each question.
+    """
+    both = _both(questions, generations)
+    why_not = [unscorable(q, g) for q, g in both]
+    asked = [(q, text) for (q, g), reason in zip(both, why_not, strict=True) if not reason and (text := g.text.strip())]
+    worth = iter(values(asked) if asked else ())
     out = []
-    for question, pair in zip(questions, found, strict=True):
-        if isinstance(pair, str):
-            value, why = math.nan, pair
-        elif not pair.text:
+    for (question, generation), reason in zip(both, why_not, strict=True):
+        if reason:
+            value, why = math.nan, reason
+        elif not generation.text.strip():
             value, why = 0.0, "the answer is empty"
         else:
             given = next(worth)
             value, why = given if isinstance(given, tuple) else (float(given), "")
-            why = why or (f"{by} reads none of its words" if math.isnan(value) else "")
         out.append(Score(name=name, item=question.id, value=value, by=by, why=why))
     return out
+
+
+def _with_why(given: Worth, by: str) -> Worth:
+    value, why = given if isinstance(given, tuple) else (float(given), "")
+    return value, why or (f"{by} reads none of its words" if math.isnan(value) else "")
+
+
+def _both(questions: Sequence[Question], generations: Sequence[Generation]) -> list[tuple[Question, Generation]]:
+    if len(questions) != len(generations):
+        raise LabError(f"There are {len(questions)} questions and {len(generations)} answers; give one answer to each question.")
+    return list(zip(questions, generations, strict=True))

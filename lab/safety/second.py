@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lab.engines import Engine, open_engine
+from lab.engines import Engine, generate, open_engine
 from lab.errors import LabError
 from lab.records import Decoding, Message, Request
 
@@ -22,14 +22,10 @@ def opened(engines: Mapping[str, Engine], name: str, model: str) -> Engine:
 def asked(engine: Engine, system: str, text: str, *, max_tokens: int, whole: bool = True) -> str:
     """The whole answer of the second model, greedily decoded. Raises `LabError` when it is empty or, if `whole`, cut off."""
     messages = (Message(role="system", content=system), Message(role="user", content=text))
-    decoding = Decoding(max_tokens=max_tokens)
-    parts, ended = list[str](), ""
-    for chunk in engine.stream(Request(messages=messages, decoding=decoding)):
-        parts.append(chunk.text)
-        ended = chunk.finish_reason or ended
-    answer = "".join(parts).strip()
+    said = generate(engine, Request(messages=messages, decoding=Decoding(max_tokens=max_tokens)))
+    answer = said.text.strip()
     if not answer:
         raise LabError("The second model gave no answer.")
-    if whole and ended != "stop":
+    if whole and said.finish_reason != "stop":
         raise LabError(f"The second model did not finish its answer within {max_tokens} tokens.")
     return answer

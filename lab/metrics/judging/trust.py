@@ -21,6 +21,7 @@ from lab.metrics.judge import Judge, Preference
 from lab.metrics.judging.asked import Item, Pair
 from lab.metrics.judging.rubric import ACCEPTED
 from lab.metrics.judging.scripted import Known
+from lab.metrics.validity import auc
 from lab.records import Estimate, Score
 from lab.stats.agreement import Agreement, agreement
 
@@ -242,24 +243,9 @@ def _same_again(turns: Sequence[NDArray[np.float64]]) -> Estimate:
 
 
 def discrimination(values: NDArray[np.float64], people: NDArray[np.float64], *, seed: int = 0) -> Estimate:
-    """Area under the ROC curve by ranks (Mann and Whitney), with the bootstrap interval of items; NaN without both kinds."""
-    from scipy.stats import rankdata
-
+    """Area under the ROC curve, with the bootstrap interval of items; NaN without both kinds."""
     known = ~np.isnan(values)
-    values, good = values[known], people[known] == 1
-    if good.all() or not good.any():
-        return NOTHING
-
-    def area(values: NDArray[np.float64], good: NDArray[np.bool_]) -> float:
-        n = int(good.sum())
-        if n in (0, good.size):
-            return math.nan
-        return float((rankdata(values)[good].sum() - n * (n + 1) / 2) / (n * (good.size - n)))
-
-    random = np.random.default_rng(seed)
-    drawn = [area(values[at], good[at]) for at in (random.integers(good.size, size=good.size) for _ in range(500))]
-    low, high = (stats.percentile(drawn, q) for q in (2.5, 97.5))
-    return Estimate(value=area(values, good), low=low, high=high)
+    return auc(values[known], people[known] == 1, seed=seed)
 
 
 def partial_correlation(x: NDArray[np.float64], y: NDArray[np.float64], given: NDArray[np.float64]) -> Estimate:
