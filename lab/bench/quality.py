@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,8 @@ import numpy as np
 from lab import data, machine, models
 from lab.bench import _quality_checks as checks
 from lab.bench._pairing import HEADING, Comparison, compare, interleave
-from lab.engines import Engine, open_engine
+from lab.engines import Engine, open_engine, token_logprobs
+from lab.errors import LabError
 from lab.metrics import choice, similarity
 
 LIKELIHOOD_RATIO = 5.0
@@ -27,6 +28,8 @@ def main(
     answer_tokens: int = 64, items: int = 200,
 ) -> dict[str, Any]:
     """Measure, print a table as it comes, and return the same figures with every single reading."""
+    if questions < 2:
+        raise LabError("--questions needs at least 2: a prompt asked for twice in a row would be read once by both sides.")
     threads = threads or machine.threads_default()
     engine = open_engine("llama_cpp", model, threads=threads)
     exact = open_engine("llama_cpp", model, threads=threads, flash_attention="off")
@@ -74,9 +77,14 @@ def _likelihood(engine: Engine, rounds: int, count: int, shots: int) -> tuple[Co
 
     def alone() -> dict[str, float]:
         began = time.perf_counter()
-        lp = [[engine.branch_logprobs(prefix, [branch])[0].sum() for branch in branches] for prefix, branches in apart]
+        lp = [np.zeros(len(branches)) for _, branches in apart]
+        for option in range(max(len(branches) for _, branches in apart)):
+            # Options outside, questions inside: the engine keeps a prompt that it is asked for twice in a row.
+            for row, (prefix, branches) in zip(lp, apart, strict=True):
+                if option < len(branches):
+                    row[option] = _whole(engine, prefix, branches[option])
         seconds = time.perf_counter() - began
-        found["alone"] = [np.array(row) / [len(c) for c in q.choices] for row, q in zip(lp, asked, strict=True)]
+        found["alone"] = [row / [len(c) for c in q.choices] for row, q in zip(lp, asked, strict=True)]
         return {"rate": len(asked) / seconds}
 
     together()
@@ -88,6 +96,11 @@ def _likelihood(engine: Engine, rounds: int, count: int, shots: int) -> tuple[Co
     pair = compare(f"options, {tokens} tokens, flash {flash}", "questions/s", seen, ("together", "rate"), ("alone", "rate"),
                    at_least=LIKELIHOOD_RATIO if shots else math.nan)
     return pair, off, float(np.mean([a.argmax() == b.argmax() for a, b in both]))
+
+
+def _whole(engine: Engine, prefix: Sequence[int], branch: Sequence[int]) -> float:
+    """An option's log-probability by one evaluation of prompt and option, with no logits but those needed."""
+    return float(token_logprobs(engine.logits([*prefix, *branch], start=len(prefix) - 1)[:-1], branch).sum())
 
 
 def _embeddings(threads: int, rounds: int, count: int = 256) -> Comparison:
