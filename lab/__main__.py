@@ -138,9 +138,9 @@ def data_show(
                                                 metavar="OURS=YOURS,...")] = None,
 ) -> None:
     """The first items of a set with their right answers. Harmful ones are never shown."""
-    from lab.data import shown
+    from lab.data import column_names, shown
 
-    for line in shown.items(name, items, shown.columns(columns) if columns else None):
+    for line in shown.items(name, items, column_names(columns) if columns else None):
         out.print(escape(line), soft_wrap=True)
 
 

@@ -233,7 +233,7 @@ def test_an_open_question_without_a_right_answer_is_named(tmp_path: Path, row: d
 
 
 def test_missing_columns_are_named_with_a_mapping_to_try(tmp_path: Path) -> None:
-    with pytest.raises(LabError, match="columns prompt, choices, answer but needs .* rename question, or say .* columns={'question': 'prompt'}"):
+    with pytest.raises(LabError, match="columns prompt, choices, answer but needs .* rename question, or map your own, like question=prompt "):
         questions(jsonl(tmp_path, {"prompt": "Q", "choices": ["a", "b"], "answer": 0}))
 
 

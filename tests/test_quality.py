@@ -174,7 +174,8 @@ def test_empty_answers_are_counted_where_everybody_sees_it() -> None:
     ({"engine": "llama_cpp", "models": "missing"}, "no model 'missing'"), ({"engine": "llama_cpp", "rungs": "Q9"}, "no quantization type"),
     ({"engine": "server", "metrics": "accuracy"}, "a server does not show"), ({"shots": "200"}, "fewer --shots"),
     ({"sets": "everyday,everyday"}, "Two of the --sets"), ({"text": "no.txt", "words": "500"}, "no text and no file"),
-    ({"words": "9"}, "too few for perplexity"),
+    ({"words": "9"}, "too few for perplexity"), ({"column_names": "question=q"}, "is for files of your own"),
+    ({"column_names": "question"}, "maps no column"),
 ])
 def test_a_mistake_is_one_sentence_before_anything_is_measured(fields: dict[str, str], said: str) -> None:
     with pytest.raises(LabError) as refused:
@@ -192,6 +193,17 @@ def test_a_file_with_the_wrong_columns_or_without_references_is_refused_by_name(
 ) -> None:
     with pytest.raises(LabError, match=said):
         Quality(engine="scripted", models=("a",), sets=(own(tmp_path, "mine.jsonl", rows),), shots=0).check()
+
+
+def test_a_file_with_columns_of_its_own_names_is_asked_by_a_mapping(tmp_path: Path) -> None:
+    mine = own(tmp_path, "mine.jsonl", [{"frage": "Who?", "antwort": ["I"]}, {"frage": "What?", "antwort": ["this"]}])
+    found, facts = question_sets.load((mine, "facts"), ("auto",), items=0, shots=0, seed=0,
+                                      columns={"question": "frage", "references": "antwort"})
+    assert {q.question for q in found.questions} == {"Who?", "What?"} and facts.questions
+    fields = {"engine": "scripted", "models": "a", "words": "0", "shots": "0", "sets": mine}
+    make(Quality, {**fields, "column_names": "question=frage,references=antwort"}).check()
+    with pytest.raises(LabError, match="map your own, like question=frage"):
+        make(Quality, fields).check()
 
 
 def test_an_item_that_does_not_fit_the_context_is_named_before_the_first_answer(fresh_store: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from lab.data.asked import questions
 from lab.data.fetch import fetch
 from lab.data.labelled import Labelled, labelled
+from lab.data.own import column_names
 from lab.data.question_set import Archive, Kind, QuestionSet
 from lab.data.raw import rows
 from lab.data.sampling import subset
@@ -16,5 +17,5 @@ from lab.data.sets import catalogue
 from lab.data.texts import TextSource, text, text_names, text_source
 from lab.errors import LabError
 
-__all__ = ["Archive", "Kind", "LabError", "Labelled", "QuestionSet", "TextSource", "catalogue", "fetch", "labelled",
-           "questions", "rows", "subset", "text", "text_names", "text_source"]
+__all__ = ["Archive", "Kind", "LabError", "Labelled", "QuestionSet", "TextSource", "catalogue", "column_names", "fetch",
+           "labelled", "questions", "rows", "subset", "text", "text_names", "text_source"]

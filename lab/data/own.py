@@ -28,6 +28,15 @@ def questions(rows: Sequence[Mapping[str, Any]], file: str) -> list[Question]:
     return items
 
 
+def column_names(mapping: str) -> dict[str, str]:
+    """`question=prompt,references=gold`: our column names with a file's own. Raises `LabError` when it is no such thing."""
+    pairs = [pair.partition("=") for pair in mapping.split(",")]
+    if wrong := ["".join(pair) for pair in pairs if not (pair[0].strip() and pair[2].strip())]:
+        raise LabError(f"'{wrong[0]}' maps no column; write OURS=YOURS with commas between, like "
+                       "question=prompt,references=gold.")
+    return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
+
+
 def refuse_twins(ids: Sequence[str], file: str) -> None:
     """Raise `LabError` if two rows share an id: a score could not be told whose it is."""
     seen: dict[str, int] = {}
@@ -45,8 +54,8 @@ def _refuse_columns(has: list[str], file: str) -> None:
     if missing:
         theirs = next((column for column in has if column not in COLUMNS), "…")
         raise LabError(f"'{file}' has the columns {', '.join(has)} but needs question with choices and answer, or question "
-                       f"with references; add or rename {', '.join(missing)}, or say which of yours it is with "
-                       f"columns={{'{missing[0]}': '{theirs}'}}.")
+                       f"with references; add or rename {', '.join(missing)}, or map your own, like "
+                       f"{missing[0]}={theirs} (--column-names of lab run quality, --columns of lab data show).")
 
 
 def _question(row: Mapping[str, Any], where: str, number: int) -> Question:

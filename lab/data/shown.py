@@ -27,15 +27,6 @@ def listing() -> Iterator[str]:
         yield f"    {e.description}" + " (never shown)" * e.harmful
 
 
-def columns(mapping: str) -> dict[str, str]:
-    """`question=prompt,references=gold`: our column names with a file's own. Raises `LabError` when it is no such thing."""
-    pairs = [pair.partition("=") for pair in mapping.split(",")]
-    if wrong := ["".join(pair) for pair in pairs if not (pair[0].strip() and pair[2].strip())]:
-        raise LabError(f"'{wrong[0]}' maps no column; write OURS=YOURS with commas between, like "
-                       "question=prompt,references=gold.")
-    return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
-
-
 def items(name: str, count: int, theirs: Mapping[str, str] | None = None) -> Iterator[str]:
     """The first items of a set as text, or why they are not shown; `theirs` are the columns of a file of the user's own."""
     entry = catalogue().get(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -51,15 +51,22 @@ class Asked:
         return f"{self.name}/{question.id}"
 
 
-def load(names: Sequence[str], wanted: Sequence[str], *, items: int, shots: int, seed: int) -> list[Asked]:
-    """The sets to ask. Raises `LabError` for whatever of it cannot be asked or scored."""
+def load(
+    names: Sequence[str], wanted: Sequence[str], *, items: int, shots: int, seed: int, columns: Mapping[str, str] | None = None
+) -> list[Asked]:
+    """The sets to ask; `columns` are our column names with those of files of the user's own.
+
+    Raises `LabError` for whatever of it cannot be asked or scored.
+    """
     known = (*CHOICE_ONLY, *metrics.scorers())
     if unknown := [metric for metric in wanted if metric not in (*known, "auto")]:
         raise LabError(f"There is no metric '{unknown[0]}'; choose auto or from {', '.join(sorted(known))}.")
     slugs = [slug(name) for name in names]
     if twice := [name for name in slugs if slugs.count(name) > 1]:
         raise LabError(f"Two of the --sets are called '{twice[0]}'; rename one of the files.")
-    found = [_asked(name, wanted, items=items, shots=shots, seed=seed) for name in names]
+    if columns and not any(name not in data.catalogue() for name in names):
+        raise LabError("--column-names is for files of your own; the sets of the catalogue have our columns already.")
+    found = [_asked(name, wanted, items=items, shots=shots, seed=seed, columns=columns) for name in names]
     used = {metric for asked in found for metric in asked.metrics}
     if unused := [metric for metric in wanted if metric not in ("auto", *used)]:
         raise LabError(f"Metric '{unused[0]}' fits none of the sets {', '.join(slugs)}: it needs "
@@ -73,12 +80,14 @@ def slug(name: str) -> str:
     return re.sub(r"[^0-9A-Za-z]+", "_", stem).strip("_").lower() or "set"
 
 
-def _asked(name: str, wanted: Sequence[str], *, items: int, shots: int, seed: int) -> Asked:
+def _asked(
+    name: str, wanted: Sequence[str], *, items: int, shots: int, seed: int, columns: Mapping[str, str] | None
+) -> Asked:
     entry = data.catalogue().get(name)
     if entry is not None and entry.kind not in AUTO:
         askable = [e.name for e in data.catalogue().values() if e.kind in AUTO]
         raise LabError(f"Question set '{name}' is of kind '{entry.kind}' and cannot be asked; choose from {', '.join(askable)}.")
-    everything = data.questions(name)
+    everything = data.questions(name, columns=columns if entry is None else None)
     if len(everything) <= shots:
         raise LabError(f"Set '{name}' has {len(everything)} items, so {shots} solved examples leave none to ask; give fewer "
                        "--shots.")

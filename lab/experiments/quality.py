@@ -54,6 +54,8 @@ class Quality(Experiment):
     key_env: str = option("OPENAI_API_KEY", "environment variable with the key of servers given by URL")
     sets: tuple[str, ...] = option(
         ("everyday", "facts", "notes"), "question sets: names of the catalogue, or JSONL, CSV or Parquet files")
+    column_names: str = option(
+        "", "columns of such files, where they have names of their own: question=prompt,references=gold; empty: ours")
     items: int = option(40, "items asked of each set at most, the same for every configuration; 0 asks all")
     metrics: tuple[str, ...] = option(
         ("auto",), "metrics by name; auto: by kind of set (choice: answered, accuracy; open: contains, token_f1, exact_match, "
@@ -166,7 +168,8 @@ class Quality(Experiment):
             refuse_gone(arm.name, arm.name, trial.generations)
 
     def _asked(self) -> list[Asked]:
-        return question_sets.load(self.sets, self.metrics, items=self.items, shots=self.shots, seed=self.seed)
+        theirs = data.column_names(self.column_names) if self.column_names else None
+        return question_sets.load(self.sets, self.metrics, items=self.items, shots=self.shots, seed=self.seed, columns=theirs)
 
     def _read(self) -> str:
         """The text for perplexity, cut behind its last word; empty when none is to be read."""
