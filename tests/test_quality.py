@@ -48,6 +48,17 @@ def test_equal_configurations_show_no_difference(fresh_store: Path) -> None:
     assert "worse;" not in " ".join(done.verdict.why)
 
 
+def test_compare_tests_the_mean_of_the_sets_with_the_experiments_own_figures(fresh_store: Path) -> None:
+    done = ran("right-90", "right-60", sets=("everyday", "facts"), metrics=("answered", "contains"))
+    first, second = (done.trials.iloc[i] for i in (0, 1))
+    rows = {row.measure: row for row in compare.differences(done.trials, first["run_id"], second["run_id"])}
+    quality = rows["quality"]
+    for figure, column in ((quality.difference, "quality_change"), (quality.low, "quality_change_low"),
+                           (quality.high, "quality_change_high"), (quality.p_value, "quality_p_value")):
+        assert figure == pytest.approx(second[f"metrics.{column}"])
+    assert quality.items == 80 and quality.outcome == "worse"
+
+
 def test_a_worse_configuration_is_found_and_the_baseline_kept(fresh_store: Path) -> None:
     done = ran("right-90", "right-30")
     worse = done.trials.iloc[1]

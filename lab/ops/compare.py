@@ -41,6 +41,10 @@ _AVERAGES_TO = {"correct": "accuracy", "flip": "flip_share"}
 """What a trial calls the mean of its scores of this name."""
 
 
+MEAN_OF = "mean of "
+"""How a trial's note `quality_is` begins when its quality is the mean of several sets' main scores, which it names then."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """One measure of two trials, in its stored unit. `difference` is other minus baseline, with its 95% interval.
@@ -85,7 +89,8 @@ def differences(trials: pd.DataFrame, baseline: str, other: str) -> list[Row]:
     before, after = history.generations(baseline), history.generations(other)
     shared = {g.request.id: g.request.tags["group"] for g in (*before, *after) if g.request.tags.get("group")}
     tested = _speed(before, after)
-    tested += _quality(history.scores(baseline), history.scores(other), shared)
+    scores = history.scores(baseline), history.scores(other)
+    tested += _quality(*scores, shared) + _mean_of_sets(_sets_meant(trials, baseline, other), *scores, shared)
     known = {row.measure for row in tested}
     return [*_judged(tested), *_untested(rows[0], rows[1], known)]
 
@@ -145,6 +150,35 @@ def _quality(baseline: Sequence[Score], other: Sequence[Score], shared: Mapping[
         row = _row(measure, float(old.mean()), float(new.mean()), found, len(items), least)
         rows.append(replace(row, detectable=found.error))
     return rows
+
+
+def _sets_meant(trials: pd.DataFrame, baseline: str, other: str) -> list[str]:
+    """The scores whose means both trials call their quality (the note `quality_is`); none where they mean different things."""
+    meant = {str(trials[trials["run_id"] == run_id].iloc[0].get("tags.lab.note.quality_is", "")) for run_id in (baseline, other)}
+    named = meant.pop()
+    return [] if meant or not named.startswith(MEAN_OF) else [one.replace(" ", "_") for one in named[len(MEAN_OF):].split(", ")]
+
+
+def _mean_of_sets(
+    named: Sequence[str], baseline: Sequence[Score], other: Sequence[Score], shared: Mapping[str, str]
+) -> list[Row]:
+    """`quality`, the mean of the sets' means, tested as the experiment itself does; no row where a set cannot be paired."""
+    before, after = _by_item(baseline), _by_item(other)
+    old, new, least = [], [], 1.0
+    for name in named:
+        keys = [key for key in before if key[0] == name and key in after]
+        items = [item for item in before[keys[0]] if item in after[keys[0]]] if len(keys) == 1 else []
+        if not items:
+            return []
+        owners = [shared.get(item, f"item {item}") for item in items]
+        for parts, side in ((old, before), (new, after)):
+            parts.append(Part(values=[side[keys[0]][item] for item in items], clusters=owners))
+        least = min(least, _least_p(len(set(owners)), len(set(owners)), True))
+    if not old:
+        return []
+    found = clusters.changed(new, old)
+    row = _row("quality", clusters.mean_of_means(old).value, clusters.mean_of_means(new).value, found, found.n, least)
+    return [replace(row, detectable=found.error)]
 
 
 def _by_item(scores: Sequence[Score]) -> dict[tuple[str, str], dict[str, float]]:
