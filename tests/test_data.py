@@ -242,7 +242,7 @@ def test_a_set_of_another_kind_names_its_own_reader() -> None:
         questions("verdicts")
     with pytest.raises(LabError, match=r"'advbench' is of kind rows.*read it with data.rows\('advbench'\)"):
         questions("advbench")
-    with pytest.raises(LabError, match="'facts' holds no judged answers .*; the sets that do are verdicts, nq_open_judged"):
+    with pytest.raises(LabError, match="'facts' holds no judged answers .*; the sets that do are verdicts, .*nq_open_judged"):
         labelled("facts")
     with pytest.raises(LabError, match="no question set 'nosuch'; the names are everyday"):
         rows("nosuch")
@@ -356,7 +356,8 @@ def test_a_bad_row_is_named_with_its_remedy(tmp_path: Path, change: dict[str, ob
     ("a.jsonl", b'{"question": "Q"}\nnonsense\n', "Row 2 of 'a.jsonl' is not JSON .*; write one"),
     ("a.jsonl", json.dumps(GOOD).encode() + b"\n5\n", "Row 2 of 'a.jsonl' is no JSON object; write"),
     ("a.jsonl", json.dumps(GOOD).encode() + b"\n\nnonsense\n", "Row 2 of 'a.jsonl' is blank; remove"),
-    ("a.csv", b"question,choices,answer\nQ,[],0\nQ,[],0,1,2\n", "'a.csv' cannot be read as CSV .*line 3.*; mend"),
+    ("a.csv", b"question,choices,answer\nQ,[],0\nQ,[],0,1,2\n", "Row 2 of 'a.csv' has 5 fields for 3 columns; put quotes"),
+    ("a.csv", b"question;references\nQ;A\n", "separated by semicolons; separate them by commas"),
     ("a.parquet", b"PAR1 is not all", "'a.parquet' cannot be read as PARQUET .*; mend"),
     ("a.xlsx", b"PK", r"must end in \.jsonl, \.csv, \.parquet"),
     ("a.jsonl", b"\xff\xfe{}", "'a.jsonl'"),
@@ -368,6 +369,11 @@ def test_an_unusable_question_file_is_one_sentence_and_no_noise(
         questions(tmp_path / file)
     assert_one_sentence(error.value)
     assert capfd.readouterr() == ("", "")
+
+
+def test_whole_numbers_that_a_parquet_holds_as_floats_are_written_as_whole_numbers(tmp_path: Path) -> None:
+    pd.DataFrame({"question": ["When?", "How much?"], "references": [1945.0, 0.5]}).to_parquet(tmp_path / "my.parquet")
+    assert [item.references for item in questions(tmp_path / "my.parquet")] == [("1945",), ("0.5",)]
 
 
 def test_a_parquet_file_without_rows_is_one_sentence(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from lab.experiments import _quality_scores as scoring
 from lab.experiments import _quality_sets as question_sets
 from lab.experiments import make
 from lab.experiments.quality import Quality
+from lab.metrics import answer
 from lab.names import describe
 from lab.ops import compare, history
-from lab.records import Decoding, Generation, Request
+from lab.records import Decoding, Generation, Question, Request
 from lab.stats.clusters import Part, mean_of_means
 
 WORDS = ("answered", "token_f1", "contains", "rouge_l", "chrf")
@@ -204,6 +206,27 @@ def test_a_file_with_the_wrong_columns_or_without_references_is_refused_by_name(
 ) -> None:
     with pytest.raises(LabError, match=said):
         Quality(engine="scripted", models=("a",), sets=(own(tmp_path, "mine.jsonl", rows),), shots=0).check()
+
+
+@pytest.mark.parametrize(("choices", "said", "named"), [
+    (("5", "-5"), " -5", 1), (("5", "-5"), "5 of them", 0), (("+", "-", "="), "-", 1), (("+", "-", "="), "", None),
+    (("the cat", "the cat's tail"), "The cat.", 0), (("Rome", "Romania"), "romania", 1), (("a", "b"), "None of these", None),
+    (("no", "No!"), "known", None),
+])
+def test_an_answer_names_the_option_that_its_words_name_or_its_characters_where_options_differ_in_nothing_else(
+    choices: tuple[str, ...], said: str, named: int | None
+) -> None:
+    question = Question(id="q", question="Which?", choices=choices, answer=named or 0)
+    score = answer.correct(question, Generation(request=Request(id="q", prompt="?"), text=said, sent_s=0.0, ended_s=1.0))
+    assert score.why == ("names no option" if named is None else choices[named])
+    assert score.value == float(named is not None)
+
+
+def test_what_would_take_more_items_than_the_sets_hold_is_not_advised(fresh_store: Path) -> None:
+    done = ran("right-70", "right-69", items=0)
+    assert done.verdict is not None
+    said = " ".join(done.verdict.caveats)
+    assert "Raise --items" not in said and re.search(r"the sets hold \d+: add --sets, or accept a --margin of 0\.\d\d", said)
 
 
 def test_a_file_with_columns_of_its_own_names_is_asked_by_a_mapping(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def differences(app: AppTest) -> Any:
 def test_quality_is_drawn_against_speed_first_with_both_intervals(fresh_store: Path) -> None:
     scripted("right-90", "right-50")
     app = compare(experiment="quality")
-    assert [box.value for box in app.selectbox[1:3]] == ["metrics.decode_tokens_per_s", "metrics.quality"]
+    assert [box.value for box in app.selectbox[1:3]] == ["metrics.e2e_s", "metrics.quality"]
     points = [trace for trace in figures(app)[0]["data"] if "markers" in trace["mode"]]
     assert points and all(trace["error_x"]["array"] and trace["error_y"]["array"] for trace in points)
     offered = app.selectbox[1].options

@@ -70,6 +70,20 @@ def test_every_rater_gets_every_item_once_in_an_order_of_their_own_and_comes_bac
     assert [(p.rater, p.done, p.total) for p in ratings.raters(task)] == [("Ann", 16, 16), ("Bob", 16, 16)]
 
 
+def test_the_title_that_raters_see_names_no_model(fresh_store) -> None:
+    assert ratings.load(ratings.create(two_models(), axes=("correctness",))).title.startswith("16 answers on 1 axis, ")
+    assert ratings.load(ratings.create(two_models(), kind="pairs")).title.startswith("8 pairs, ")
+
+
+def test_of_a_plain_prompt_raters_see_the_item_alone_as_control_items_have_it(fresh_store) -> None:
+    solved = "Question: Solved?\nAnswer: yes\n\n"
+    plain = Generation(request=Request(id="q", prompt=f"{solved}Question: What is ice?\nAnswer:", tags={"solved": str(len(solved))}),
+                       text=" water", sent_s=0.0, ended_s=0.25)
+    of = ratings.load(ratings.create(recorded(one=[plain]), axes=("correctness",), gold=GOLD))
+    assert [[m.content for m in unit.messages] for unit in of.units] == [
+        ["What is ice?"], ["Which colour is the clear sky by day?"], ["What is one and one?"]]
+
+
 def test_what_a_rater_is_asked_names_no_model_run_or_control_item(fresh_store) -> None:
     for kind in ("axes", "pairs"):
         runs = two_models()

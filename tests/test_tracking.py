@@ -35,6 +35,15 @@ GENERATIONS = (
     Generation(request=Request(tokens=(7, 8)), sent_s=0.0, ended_s=math.inf, finish_reason="error", error="broke\noff"),
     Generation(request=Request(prompt=""), sent_s=-1.5, ended_s=0.0, finish_reason="cancelled"),
 )
+FIRST = """
+import sys, time
+from lab.ops import tracking
+print("ready", flush=True)
+sys.stdin.readline()
+client = tracking.writer()
+tracking.finish(client, tracking.start_parent(client, "performance", sys.argv[1]))
+"""
+
 SCORES = (Score(name="correct", item="q1", value=1.0, by="likelihood", why="Paris"),
           Score(name="correct", item="q2", value=-math.inf, by="judge", why=""))
 
@@ -289,6 +298,17 @@ def refused(home: Path, **env: str) -> str:
     assert "Traceback" not in errors
     assert time.monotonic() - start < 40
     return said[0]
+
+
+def test_two_processes_that_come_first_at_once_both_find_a_whole_store(fresh_store: Path) -> None:
+    (fresh_store / "mlruns").mkdir(exist_ok=True)
+    started = [subprocess.Popen([sys.executable, "-c", FIRST, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                stderr=subprocess.PIPE, text=True, env={**os.environ, "LAB_HOME": str(fresh_store)})
+               for name in ("one", "two")]
+    assert [process.stdout.readline() for process in started if process.stdout] == ["ready\n"] * 2
+    said = [process.communicate("go\n", timeout=120) for process in started if process.stdin]
+    assert [process.returncode for process in started] == [0, 0], said
+    assert set(history.frame("experiment", experiment="performance")["name"]) == {"one", "two"}
 
 
 def test_an_unreachable_server_is_one_sentence_before_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,8 @@ def text(cell: Any) -> str:
         cell = cell.date()
     if cell is None or isinstance(cell, (dict, list)) or (isinstance(cell, float) and math.isnan(cell)):
         return ""
+    if isinstance(cell, float) and cell.is_integer():  # a column of whole numbers with gaps is read as floats
+        cell = int(cell)
     return cell.isoformat() if isinstance(cell, date) else str(cell).strip()
 
 

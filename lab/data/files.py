@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import io
 import json
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,8 @@ def rows(path: Path, names: Sequence[str], text_columns: Sequence[str] = ()) -> 
         raise LabError(f"'{path.name}' is no question set: its name must end in {', '.join(SUFFIXES)}.")
     if not raw.strip():
         raise LabError(f"'{path.name}' is empty; it needs one row per question.")
+    if path.suffix.lower() == ".csv":
+        _refuse_ragged(raw, path.name)
     try:
         return read(path, converters=dict.fromkeys(text_columns, str), na_filter=False)
     except Exception as error:  # pyarrow, pandas and datasets each have their own; the file is the cause of all
@@ -49,6 +53,19 @@ def rows(path: Path, names: Sequence[str], text_columns: Sequence[str] = ()) -> 
         if any(sign in reason for sign in _NO_ROWS):
             return []
         raise LabError(f"'{path.name}' cannot be read as {path.suffix[1:].upper()} ({reason}); mend the file.") from error
+
+
+def _refuse_ragged(raw: bytes, file: str) -> None:
+    """Raise `LabError` where a row of a CSV has more fields than the header: pandas would shift the columns without a word."""
+    table = csv.reader(io.StringIO(raw.decode("utf-8-sig", errors="replace"), newline=""))
+    with contextlib.suppress(csv.Error):  # what cannot be read at all is said by the reader
+        header = next(table, [])
+        if len(header) == 1 and ";" in header[0]:
+            raise LabError(f"The fields of '{file}' are separated by semicolons; separate them by commas.")
+        for number, row in enumerate(table, start=1):
+            if len(row) > len(header):
+                raise LabError(f"Row {number} of '{file}' has {len(row)} fields for {len(header)} columns; put quotes "
+                               "around a field that holds a comma.")
 
 
 def read(path: Path, **csv_options: Any) -> list[Row]:
@@ -62,7 +79,7 @@ def read(path: Path, **csv_options: Any) -> list[Row]:
         return found
 
 
-@contextmanager
+@contextlib.contextmanager
 def silent_datasets() -> Iterator[Any]:
     """The library without its bars and log lines; imported here because it takes about a second."""
     import datasets
@@ -87,7 +104,9 @@ def renamed(found: list[Row], columns: Mapping[str, str] | None, known: Sequence
         raise LabError(f"'{wrong[0]}' is no column of ours to be mapped; those are {', '.join(known)}.")
     if wrong := [theirs for theirs in columns.values() if theirs not in found[0]]:
         raise LabError(f"'{file}' has no column '{wrong[0]}'; it has {', '.join(found[0])}.")
-    return [{**row, **{ours: row[theirs] for ours, theirs in columns.items()}} for row in found]
+    gone = {theirs for theirs in columns.values() if theirs not in known}
+    return [{**{name: value for name, value in row.items() if name not in gone},
+             **{ours: row[theirs] for ours, theirs in columns.items()}} for row in found]
 
 
 def _find_broken_row(raw: bytes, file: str) -> None:

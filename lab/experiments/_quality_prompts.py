@@ -35,7 +35,10 @@ def check(template: str) -> None:
 
 
 def requests(asked: Asked, *, style: str, template: str, decoding: Decoding, output_tokens: int) -> list[Request]:
-    """One request for each item; its tags say whose it is, so that whoever reads the generation can find the item again."""
+    """One request for each item; its tags say whose it is, so that whoever reads the generation can find the item again.
+
+    The tag `solved` is how many characters of a plain prompt the solved examples take.
+    """
     given = template.replace("\\n", "\n") or (CHAT if style == "chat" else PLAIN)[asked.kind]
     limit = output_tokens or OUTPUT_TOKENS[asked.kind]
     out = []
@@ -51,7 +54,8 @@ def requests(asked: Asked, *, style: str, template: str, decoding: Decoding, out
                                messages=(*turns, Message(role="user", content=_filled(given, question)))))
         else:
             solved = "".join(f"{_filled(given, shot)} {of(shot)[0]}\n\n" for shot in asked.shots)
-            out.append(Request(id=asked.item(question), prompt=solved + _filled(given, question), decoding=how, tags=tags))
+            out.append(Request(id=asked.item(question), prompt=solved + _filled(given, question), decoding=how,
+                               tags={**tags, **({"solved": str(len(solved))} if solved else {})}))
     return out
 
 

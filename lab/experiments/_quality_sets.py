@@ -37,6 +37,8 @@ class Asked:
     questions: tuple[Question, ...]
     shots: tuple[Question, ...] = ()
     metrics: tuple[str, ...] = ()
+    available: int = 0
+    """How many items could be asked: all but the solved examples."""
 
     @property
     def clusters(self) -> list[str]:
@@ -98,6 +100,7 @@ def _asked(
     for question in questions:
         _refuse_unscorable(question, kind, name)
     return Asked(name=slug(name), kind=kind, questions=tuple(questions), metrics=_metrics(wanted, kind, name),
+                 available=len(order) - shots,
                  shots=tuple(order[len(order) - shots :]))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,9 @@ from lab.records import Verdict
 from lab.stats.clusters import not_worse
 
 ALPHA = 0.05
-SPEED = "metrics.decode_tokens_per_s"
+SPEED = "metrics.e2e_s"
+"""The median time until an answer is there. Decoding alone would call a model fast that reads the question slowly: most answers
+are a few words."""
 Row = Any
 
 
@@ -38,8 +40,8 @@ class Standing:
     also: tuple[str, ...] = ()
 
 
-def decide(trials: pd.DataFrame, *, margin: float, items: int) -> Verdict:
-    """The decision from a frame in which `params.role` marks the baseline."""
+def decide(trials: pd.DataFrame, *, margin: float, items: int, available: int) -> Verdict:
+    """The decision from a frame in which `params.role` marks the baseline; of `available` items `items` were asked."""
     base = trials[trials["params.role"] == "baseline"].iloc[0]
     caveats = [*busy(trials), *sorted({c for c in trials.get("tags.lab.note.caveat", pd.Series(dtype=str)).dropna() if c})]
     if len(trials) == 1:
@@ -62,9 +64,8 @@ def decide(trials: pd.DataFrame, *, margin: float, items: int) -> Verdict:
                     f"{_points(margin)} worse.")
     few = [one for one in found if not one.shown and not one.differs and one.missed > margin]
     if few:
-        need = max(_needed(one, margin, items) for one in few)
         caveats.insert(0, f"Too few items to tell about {', '.join(one.name for one in few)}: 'not shown' does not mean "
-                       f"'worse'. Raise --items (about {need:,} in all), or --margin.")
+                       f"'worse'. {_remedy(few, margin, items, available)}")
     return Verdict(decision=decision, chosen=str(best["name"]), why=tuple(why), caveats=tuple(dict.fromkeys(caveats)))
 
 
@@ -109,6 +110,16 @@ def _needed(one: Standing, margin: float, items: int) -> int:
     return int(math.ceil(exact / step) * step)
 
 
+def _remedy(few: Sequence[Standing], margin: float, items: int, available: int) -> str:
+    """What to do about too few items, within what the sets hold."""
+    need = max(_needed(one, margin, items) for one in few)
+    if need <= available:
+        return f"Raise --items (about {need:,} in all), or --margin."
+    reached = max(one.missed for one in few) * math.sqrt(items / available)
+    return (f"About {need:,} would be needed and the sets hold {available:,}: add --sets, or accept a --margin of "
+            f"{math.ceil(reached * 100) / 100:.2f}{', with --items 0' if items < available else ''}.")
+
+
 def _also(row: Row, adjusted: Mapping[tuple[str, str], float]) -> tuple[str, ...]:
     """The measures in which this candidate is shown to differ, the overall quality aside."""
     out = []
@@ -123,12 +134,12 @@ def _also(row: Row, adjusted: Mapping[tuple[str, str], float]) -> tuple[str, ...
 
 
 def _fastest(rows: pd.DataFrame) -> Row:
-    """The fastest decoder; among those that are as fast the smallest file, then the baseline. Without speeds, the best."""
+    """The one that answers first; among those as fast the smallest file, then the baseline. Without times, the best."""
     if rows[SPEED].isna().all():
         return rows.loc[rows["metrics.quality"].idxmax()]
-    best = rows.loc[rows[SPEED].idxmax()]
-    low, highs = best.get(f"{SPEED}_low", math.nan), rows.get(f"{SPEED}_high", rows[SPEED]).fillna(rows[SPEED])
-    tied = rows[highs >= (best[SPEED] if math.isnan(low) else low)]
+    best = rows.loc[rows[SPEED].idxmin()]
+    high, lows = best.get(f"{SPEED}_high", math.nan), rows.get(f"{SPEED}_low", rows[SPEED]).fillna(rows[SPEED])
+    tied = rows[lows <= (best[SPEED] if math.isnan(high) else high)]
     size = tied.get("metrics.file_bytes", pd.Series(math.nan, index=tied.index)).fillna(math.inf)
     order = tied.assign(size=size, other=tied["params.role"] != "baseline").sort_values(["size", "other"], kind="stable")
     return rows.loc[order.index[0]]
@@ -147,4 +158,4 @@ def _said(row: Row, measure: str) -> str:
 
 def _speed(row: Row) -> str:
     name, value = describe(SPEED), row.get(SPEED, math.nan)
-    return "speed not measured" if math.isnan(value) else f"{name.show(value)} {name.unit}"
+    return "time not measured" if math.isnan(value) else f"{name.show(value)} {name.unit} an answer"

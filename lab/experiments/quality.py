@@ -42,7 +42,8 @@ class Quality(Experiment):
     Every configuration answers the same items; the answers keep their clock readings, so that speed and quality are of the
     same text. Each set's metrics are means over items; `quality` is the mean of the sets' main metrics (the first of
     --metrics that fits a set). Everything is compared with the baseline item by item, clustered where items share a source,
-    and adjusted for all comparisons of the run; what too few items cannot show is called that.
+    and adjusted for all comparisons of the run; what too few items cannot show is called that. The fastest is the one whose
+    answers are there first.
     """
 
     models: tuple[str, ...] = option(
@@ -80,10 +81,12 @@ class Quality(Experiment):
     seed: int = option(0, "seed of the choice of items, of decoding and of resampling")
 
     columns: ClassVar[tuple[str, ...]] = (
-        "quality", "quality_change", "quality_detectable", "decode_tokens_per_s", "ttft_s", "e2e_s", "output_tokens_per_s",
+        "quality", "quality_change", "quality_detectable", "e2e_s", "ttft_s", "decode_tokens_per_s", "output_tokens_per_s",
         "output_tokens", "perplexity", "word_perplexity", "word_perplexity_increase_share", "file_bytes", "peak_memory_bytes")
     notes: ClassVar[tuple[str, ...]] = ("quality_is",)
     charts: ClassVar[tuple[Chart, ...]] = (
+        Chart(title="Quality against time for an answer", kind="tradeoff", x="metrics.e2e_s", y="metrics.quality",
+              label="params.configuration"),
         Chart(title="Quality against decode speed", kind="tradeoff", x="metrics.decode_tokens_per_s", y="metrics.quality",
               label="params.configuration"),
         Chart(title="Quality, mean of the sets", kind="bar", x="params.configuration", y="metrics.quality"),
@@ -221,7 +224,8 @@ class Quality(Experiment):
             flags=(*given.flags, *scoring.empty(given.generations), *scoring.unscored(scored)),
             settings={**settings, "model": _short(arm.model), "rung": arm.rung or AS_IT_IS, "configuration": arm.name,
                       "role": "candidate" if base else "baseline", "sets": ",".join(one.name for one in sets),
-                      "items": sum(len(one.questions) for one in sets), "style": self.style, "shots": self.shots,
+                      "items": sum(len(one.questions) for one in sets),
+                      "available": sum(one.available for one in sets), "style": self.style, "shots": self.shots,
                       "batch": self.batch, "temperature": self.temperature, "words": self.words})
         return trial, scored
 
@@ -252,7 +256,8 @@ class Quality(Experiment):
         return " ".join(filter(None, (ladder, drawn if self.temperature else "")))
 
     def verdict(self, trials: pd.DataFrame) -> Verdict:
-        return decide(trials, margin=self.margin, items=int(trials["params.items"].iloc[0]))
+        return decide(trials, margin=self.margin, items=int(trials["params.items"].iloc[0]),
+                      available=int(trials["params.available"].iloc[0]))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sqlite3
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
@@ -77,7 +79,27 @@ def client() -> MlflowClient:
         os.environ.setdefault(name, value)
     import mlflow
 
-    return mlflow.MlflowClient(uri())
+    found = mlflow.MlflowClient(uri())
+    if (file := database()) is not None and file not in _MADE:
+        _make(found, file)
+    return found
+
+
+_MADE: set[Path] = set()
+"""The local stores that this process knows to be whole."""
+
+
+def _make(found: MlflowClient, file: Path) -> None:
+    """Let MLflow make or migrate the tables of a local store, one process at a time: two at once leave it unusable."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with open(file.with_name(f"{file.name}.lock"), "a") as lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the migration, about tables that hold nothing yet
+        with contextlib.suppress(ImportError):  # elsewhere than on Unix two first runs at once are not kept apart
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        found.search_experiments(max_results=1)
+    _MADE.add(file)
 
 
 def fingerprint() -> str:

@@ -41,9 +41,10 @@ def bradley_terry(
     player of strength 0: without that, one who never lost would be infinitely strong. The default half of one moves a
     strength from 20 games by some hundredths; 0 is plain maximum likelihood, refused where it does not exist (Ford 1957).
 
-    Intervals are normal ones from the information matrix, or, with `clusters` (one name a comparison, such as its item:
-    several verdicts on one item are not independent), from the cluster-robust sandwich. They are those of a strength
-    against the mean player. Raises `LabError` when no chain of comparisons joins all players, because two groups that
+    Intervals are normal ones from the information matrix. With `clusters` (one name a comparison, such as its item: several
+    verdicts on one item are not independent) the error is the larger one of that matrix and the cluster-robust sandwich,
+    with Student's t: the sandwich alone takes verdicts that all agree for certainty. They are those of a strength against
+    the mean player. Raises `LabError` when no chain of comparisons joins all players, because two groups that
     never met have no common scale.
     """
     owner = [*clusters] if clusters is not None else [*range(len(wins))]
@@ -65,17 +66,30 @@ def bradley_terry(
     _refuse_unranked(won, names, prior)
     strength = _fitted(won, prior)
     spread = _covariance(won, strength, prior)
+    errors, quantile = _errors(spread), _z(0.5 + _valid(confidence) / 2)
     if clusters is not None:
         gone_wrong = result - _sigmoid(strength[first] - strength[second])
-        spread = _sandwich(spread, first, second, gone_wrong, [of for *_, of in kept])
-    centre = np.eye(len(names)) - 1 / len(names)
-    errors = np.sqrt(np.maximum(0, np.diag(centre @ spread @ centre)))
-    strength, half = strength - strength.mean(), _z(0.5 + _valid(confidence) / 2) * errors
+        owners = [of for *_, of in kept]
+        errors = np.maximum(errors, _errors(_sandwich(spread, first, second, gone_wrong, owners)))
+        quantile = _t(0.5 + confidence / 2, len(set(owners)) - 1)
+    strength, half = strength - strength.mean(), quantile * errors
     games = np.bincount(first, minlength=len(names)) + np.bincount(second, minlength=len(names))
     ranked = [Ranked(name=name, strength=float(strength[i]), low=float(strength[i] - half[i]),
                      high=float(strength[i] + half[i]), wins=float(won[i].sum()), games=int(games[i]))
               for i, name in enumerate(names)]
     return sorted(ranked, key=lambda player: (-round(player.strength, 9), player.name))
+
+
+def _errors(spread: Floats) -> Floats:
+    """The standard error of every strength against the mean one."""
+    centre = np.eye(len(spread)) - 1 / len(spread)
+    return np.asarray(np.sqrt(np.maximum(0, np.diag(centre @ spread @ centre))))
+
+
+def _t(probability: float, freedom: int) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, probability)) if freedom > 0 else math.nan
 
 
 def _valid_result(game: tuple[str, str, float]) -> tuple[str, str, float]:

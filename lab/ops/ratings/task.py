@@ -25,6 +25,8 @@ Kind = Literal["axes", "pairs"]
 EXPERIMENT, TASK_KIND, FILE = "ratings", "rating_task", "task.json"
 PREFERENCE = "preference"
 _GENERATIONS = "generations.parquet"
+_LABELS = ("Text: ", "Question: ", "\nAnswer:", "\nSummary:")
+"""What stands before and behind an item in a plain prompt."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,7 +97,7 @@ def create(
     if not units:
         raise LabError(_nothing(kind, bool(identical)))
     client = tracking.writer()
-    title = title.strip() or f"{' and '.join(runs.values())[:80]} {time.strftime('%Y-%m-%d %H:%M')}"
+    title = title.strip() or _title(kind, len(units), len(names))
     task_id = tracking.start_parent(client, EXPERIMENT, title, **{"lab.kind": TASK_KIND, "lab.task_kind": kind})
     try:
         for run_id in runs:
@@ -112,6 +114,12 @@ def create(
         raise
     tracking.finish(client, task_id)
     return task_id
+
+
+def _title(kind: Kind, units: int, axes: int) -> str:
+    """A title that raters may see: it names no model."""
+    asked = f"{units} answers on {axes} {'axis' if axes == 1 else 'axes'}" if kind == "axes" else f"{units} pairs"
+    return f"{asked}, {time.strftime('%Y-%m-%d %H:%M')}"
 
 
 def load(task_id: str) -> Task:
@@ -231,7 +239,17 @@ def _side(run: str, item: str, runs: Mapping[str, str], generation: Generation) 
 
 
 def _messages(generation: Generation) -> tuple[Message, ...]:
-    return generation.request.messages or (Message(role="user", content=feedback.asked(generation)),)
+    """What was asked as raters see it: of a plain prompt the item alone, without solved examples and labels.
+
+    A control item has neither, and would be known by that.
+    """
+    request = generation.request
+    if request.messages:
+        return request.messages
+    text = feedback.asked(generation)[int(request.tags.get("solved", "0")):]
+    for label in _LABELS:
+        text = text.removeprefix(label).removesuffix(label)
+    return (Message(role="user", content=text.strip()),)
 
 
 def _controls(
