@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lab import __version__, experiments
+from lab import __version__, experiments, judging, releasing
 from lab.errors import LabError
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ engines_app = typer.Typer(no_args_is_help=True, help="Engines that can be asked,
 app.add_typer(engines_app, name="engines")
 data_app = typer.Typer(no_args_is_help=True, help="Question sets: what there is, what an item looks like, fetching one once.")
 app.add_typer(data_app, name="data", no_args_is_help=True)
+app.add_typer(releasing.app, name="release", no_args_is_help=True)
+app.command("judge")(judging.judge)
 out = Console(highlight=False)
 
 _USERS_TO_MEND = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
@@ -250,6 +252,50 @@ def serve(
         flash_attention=flash_attention, kv_type=kv_type, token_budget=token_budget, queue=queue, prefix_cache=prefix_cache,  # type: ignore[arg-type]
         draft=draft, draft_tokens=draft_tokens, step_ms=step_ms)
     run(model, settings, host=host, port=port, key_env=key_env, tie=tie, say=lambda line: print(line, flush=True))
+
+
+@app.command()
+def gateway(
+    host: Annotated[str, typer.Option(help="address to listen on; another than 127.0.0.1 needs --keys")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="port to listen on; 0 takes a free one", min=0, max=65535)] = 8090,
+    alias: Annotated[str, typer.Option(help="alias that is followed: production, candidate or previous")] = "production",
+    keys: Annotated[Path | None, typer.Option(help="YAML file: hashes, roles and limits of API keys", metavar="FILE")] = None,
+    processes: Annotated[int, typer.Option(help="gateway processes on the one port, each with its own engine")] = 1,
+    running: Annotated[int, typer.Option(help="requests decoded at a time, of each process")] = 16,
+    queue: Annotated[int, typer.Option(help="requests that may wait, of each process; more are refused with 429")] = 64,
+    threads: Annotated[int, typer.Option(help="engine threads of each process; 0 leaves it to the release")] = 0,
+    fallback: Annotated[list[str] | None, typer.Option(help="URL that is asked when the server of a release fails before its "
+                                                            "first token, repeatable", metavar="URL")] = None,
+    prices: Annotated[str, typer.Option(help="price book; the shipped example without one", metavar="FILE")] = "",
+    texts: Annotated[str, typer.Option(help="texts in the request log: none, or guarded (as the guards left them)")] = "none",
+    traces_per_s: Annotated[float, typer.Option(help="requests sampled as MLflow traces, of each process; 0 is none")] = 1.0,
+    sync: Annotated[bool, typer.Option("--sync", help="an answer also waits until its row is safe from a power failure")] = False,
+    log_days: Annotated[float, typer.Option(help="days that rows of the request log are kept")] = 30.0,
+    log_bytes: Annotated[int, typer.Option(help="bytes that the request log may take; the oldest rows go first")] = 2_000_000_000,
+    first_s: Annotated[float, typer.Option(help="seconds that an answer may take to its first token")] = 60.0,
+    stall_s: Annotated[float, typer.Option(help="seconds that it may take between two tokens")] = 30.0,
+    drain_s: Annotated[float, typer.Option(help="seconds that open answers have after SIGTERM")] = 30.0,
+    body_bytes: Annotated[int, typer.Option(help="bytes of the largest body that is read")] = 1_000_000,
+) -> None:
+    """Answer as OpenAI does with the release an alias points at: keys, limits, guards, request log, instant rollback."""
+    from lab.ops.gateway import GatewaySettings
+    from lab.ops.gateway import running as gateways
+    from lab.ops.requests import Keep
+
+    settings = GatewaySettings(
+        host=host, port=port, alias=alias, keys=keys, processes=processes, running=running, queue=queue, threads=threads,
+        fallbacks=tuple(fallback or ()), prices=prices, texts=texts, traces_per_s=traces_per_s, sync=sync,
+        keep=Keep(days=log_days, most_bytes=log_bytes), first_s=first_s, stall_s=stall_s, drain_s=drain_s, body_bytes=body_bytes)
+    gateways.run(settings, say=lambda line: print(line, flush=True))
+
+
+@app.command("gateway-key")
+def gateway_key(name: Annotated[str, typer.Argument(help="what the key is called in the file", metavar="NAME")]) -> None:
+    """Make an API key: printed once, with the entry for the key file, which holds its hash only."""
+    from lab.ops.gateway import keys
+
+    key, entry = keys.fresh(name)
+    print(f"# The key, shown once: {key}\n# Put this under 'keys:' in the file for `lab gateway --keys`:\n{entry}", end="")
 
 
 def _experiment_command(name: str) -> Callable[..., None]:

@@ -34,6 +34,8 @@ class Name:
         scaled = value * self.scale
         if math.isinf(scaled):
             return "∞" if scaled > 0 else "-∞"
+        if self.unit == "year":
+            return f"{scaled:.0f}"
         if (abs(scaled) >= 10 ** (self.digits - 1) and abs(scaled) >= 1000) or scaled == int(scaled):
             return f"{scaled:,.0f}"
         places = max(0, self.digits - 1 - math.floor(math.log10(abs(scaled))))
@@ -164,6 +166,7 @@ _KNOWN: dict[str, Name] = {
     "work_s": Name(label="Chain's work on an answer", unit="ms", scale=1e3, better="lower"),
     "held_characters": Name(label="Most characters held back", better="lower"),
     "auc": Name(label="AUC", better="higher"),
+    "checked_by": Name(label="Right or hallucinated by"),
     "hallucinated": Name(label="Hallucinated", unit="%", scale=100, better="lower"),
     "right_share": Name(label="Right", unit="%", scale=100, better="higher"),
     "abstained_share": Name(label="Abstained", unit="%", scale=100),
@@ -178,6 +181,45 @@ _KNOWN: dict[str, Name] = {
     "flagged_share": Name(label="Answers flagged", unit="%", scale=100),
     "base_share": Name(label="Precision of flagging all", unit="%", scale=100),
     "right_rate": Name(label="Right among answers this sure", unit="%", scale=100, better="higher"),
+    "luck_share": Name(label="Right by luck", unit="%", scale=100),
+    "documents_change": Name(label="Right with documents, change", unit="points", scale=100, better="higher"),
+    "preferred_share": Name(label="Likelier than other years' answers", unit="%", scale=100, better="higher"),
+    "answer_bits_per_byte": Name(label="Right answer", unit="bits/byte", better="lower"),
+    "end_likelihood_share": Name(label="Likelihood of an end after it", unit="%", scale=100),
+    "last_known_year": Name(label="Last known", unit="year"),
+    "step_change": Name(label="Step", unit="points", scale=100),
+    "step_p": Name(label="p of no step"),
+    "slope_p": Name(label="p of an even change"),
+    "detectable_step": Name(label="Smallest step that would show", unit="points", scale=100, better="lower"),
+    "known_share": Name(label="Known above guessing", unit="points", scale=100, better="higher"),
+    "premise_noticed_share": Name(label="False premises contradicted", unit="%", scale=100, better="higher"),
+    "premise_false_alarm_share": Name(label="True premises contradicted", unit="%", scale=100, better="lower"),
+    "premise_lead": Name(label="False premises contradicted more often", unit="points", scale=100, better="higher"),
+    "stereotype_share": Name(label="Stereotype preferred", unit="%", scale=100),
+    "lean": Name(label="Lean to the stereotype", unit="points", scale=100),
+    "sense_share": Name(label="Sense preferred (LM score)", unit="%", scale=100, better="higher"),
+    "icat": Name(label="ICAT", scale=100, better="higher"),
+    "pro_accuracy": Name(label="Pronoun of the stereotype understood", unit="%", scale=100, better="higher"),
+    "anti_accuracy": Name(label="Other pronoun understood", unit="%", scale=100, better="higher"),
+    "pronoun_gap": Name(label="Gap between pronouns", unit="points", scale=100),
+    "ambiguous_accuracy": Name(label="Accuracy, text does not tell", unit="%", scale=100, better="higher"),
+    "disambiguated_accuracy": Name(label="Accuracy, text tells", unit="%", scale=100, better="higher"),
+    "ambiguous_bias": Name(label="Bias, text does not tell (s_AMB)", unit="points", scale=100),
+    "disambiguated_bias": Name(label="Bias, text tells (s_DIS)", unit="points", scale=100),
+    "sentiment_gap": Name(label="Sentiment, gap to others"),
+    "toxicity_gap": Name(label="Toxicity, gap to others", unit="points", scale=100),
+    "refusal_gap": Name(label="Refusals, gap to others", unit="points", scale=100),
+    "length_gap": Name(label="Length, gap to others", unit="points", scale=100),
+    "sentiment_mean": Name(label="Sentiment"),
+    "toxicity_mean": Name(label="Toxicity", unit="%", scale=100, better="lower"),
+    "refusal_mean": Name(label="Refusals", unit="%", scale=100, better="lower"),
+    "length_mean": Name(label="Length", unit="words"),
+    "sentiment_spread": Name(label="Sentiment, spread over groups", better="lower"),
+    "toxicity_spread": Name(label="Toxicity, spread over groups", unit="points", scale=100, better="lower"),
+    "blocked_share": Name(label="Stopped by the guards", unit="%", scale=100),
+    "everyday_accuracy": Name(label="Everyday questions", unit="%", scale=100, better="higher"),
+    "items_per_s": Name(label="Items scored", unit="items/s", better="higher"),
+    "scored_tokens_per_s": Name(label="Tokens scored", unit="tokens/s", better="higher"),
     "answered": Name(label="Answered right", unit="%", scale=100, better="higher"),
     "quality": Name(label="Quality, mean of the sets", unit="%", scale=100, better="higher"),
     "quality_change_error": Name(label="Standard error of the change in quality", unit="points", scale=100),
@@ -190,6 +232,9 @@ _KNOWN: dict[str, Name] = {
     "discrimination": Name(label="Right scored above wrong", unit="%", scale=100, better="higher"),
     "pair_kappa": Name(label="Kappa of preferences", better="higher"),
     "pair_agreement_share": Name(label="Prefers the better answer", unit="%", scale=100, better="higher"),
+    "pair_decided_share": Name(label="Pairs decided", unit="%", scale=100),
+    "pair_unscored_share": Name(label="Pairs not readable", unit="%", scale=100, better="lower"),
+    "habits": Name(label="Told by"),
     "position_flip_share": Name(label="Verdict changes with the order", unit="%", scale=100, better="lower"),
     "position_lean": Name(label="Lean to the first place"),
     "length_bias": Name(label="Correlation with length"),
@@ -200,8 +245,27 @@ _KNOWN: dict[str, Name] = {
     "judgement_s": Name(label="Time per judgement", unit="s", better="lower"),
     "judgement_tokens": Name(label="Tokens per judgement", better="lower"),
     "judgement_cost_usd": Name(label="Cost per judgement", unit="USD", better="lower"),
+    "quality_change": Name(label="Quality, change", unit="points", scale=100, better="higher"),
+    "e2e_increase_share": Name(label="End to end, longer", unit="%", scale=100, better="lower"),
+    "ttft_increase_share": Name(label="Time to first token, longer", unit="%", scale=100, better="lower"),
+    "cost_increase_share": Name(label="Cost, higher", unit="%", scale=100, better="lower"),
+    "cost_usd": Name(label="Cost", unit="USD", better="lower"),
+    "needed_requests": Name(label="Further requests that would decide"),
+    "answers": Name(label="Answers"),
+    "decision": Name(label="Decision"),
     "cpu_s_per_token": Name(label="CPU time per output token, prefill included", unit="ms", scale=1e3, better="lower"),
 }
+
+RISK = ("hallucinated", "hallucinated_change", "confident_wrong_share", "calibration_error", "caught", "caught_rate",
+        "catch_gain", "false_alarm", "false_alarm_change", "masked", "under_policy_share", "last_known_year",
+        "premise_noticed_share", "premise_false_alarm_share", "stereotype_share", "lean", "icat", "pronoun_gap",
+        "ambiguous_bias", "disambiguated_bias", "toxicity_mean", "toxicity_gap", "sentiment_gap", "refusal_gap", "length_gap",
+        "sentiment_spread", "toxicity_spread")
+"""Measures of what could go wrong with an answer, shown together on Compare; the order is that of the screen."""
+_RISK_WORDS = ("hallucinat", "stereotyp", "bias", "toxic", "refus", "cutoff", "counterfactual", "disparity", "jailbreak")
+"""Beginnings of words in the names of such measures, so that those of a new experiment are known without being listed."""
+_NO_RISK = ("length_bias", "position_lean")
+"""Faults of a judge, and no risk of an answer."""
 
 OF_SETS = ("answered", "accuracy", "contains", "token_f1", "exact_match", "equivalence", "rouge_l", "rouge_1", "rouge_2", "chrf",
            "bleu", "similarity")
@@ -225,6 +289,16 @@ def describe(column: str) -> Name:
         if name.endswith(suffix) and name != suffix.lstrip("_"):
             return Name(label=_words(name.removesuffix(suffix)), unit=unit, scale=scale, better=better)
     return Name(label=_words(name))
+
+
+def risk(column: str) -> bool:
+    """Whether a measure says what could go wrong with an answer: made-up facts, bias, harm, a stale or a silenced answer."""
+    name = column.removeprefix("metrics.")
+    if name in RISK:
+        return True
+    if name in _NO_RISK or name.endswith(("_p_value", "_detectable", "_error", "_freedom", "_low", "_high", "_p")):
+        return False
+    return any(part.startswith(_RISK_WORDS) for part in name.split("_"))
 
 
 def compared(column: str) -> bool:

@@ -19,7 +19,7 @@ import plotly.graph_objects as go
 
 from lab import names, stats
 from lab.experiments import Chart, Experiment
-from lab.metrics import speed
+from lab.metrics import service, speed
 from lab.records import Generation
 
 LIGHT = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -38,6 +38,10 @@ CONFIG: Mapping[str, Any] = {
 """What to pass to plotly when it shows a figure: no logo, and a picture that is sharp enough to print."""
 
 HEIGHT_PX = 400
+STRIP_PX = 110
+"""Height of a strip under an answer."""
+MOST_LINES = 40
+"""A figure of intervals has this many lines at most; what is beyond stands in the table."""
 MOST_GENERATIONS = 30
 """A timeline draws this many generations at most; more lines than that are a grey field."""
 
@@ -107,6 +111,77 @@ def token_timeline(
     figure.update_xaxes(title_text="Token")
     figure.update_yaxes(title_text="Gap (ms)", rangemode="tozero", range=[0, top_ms] if top_ms else None)
     return figure
+
+
+def intervals(column: str, trials: pd.DataFrame, *, dark: bool = False) -> go.Figure:
+    """One measure of every trial as a point with its interval, one line a trial, the best on top."""
+    name = names.describe(column)
+    chart = Chart(title=name.label, kind="tradeoff", x=column, y=column)
+    rows = _chosen(chart, trials)
+    if isinstance(rows, str):
+        return _sentence(name.label, rows, dark)
+    rows, notes = _drawable(chart, rows)
+    if rows.empty:
+        return _sentence(name.label, "No trial has this measure.", dark)
+    rows = rows.sort_values("x", ascending=name.better != "lower", kind="stable")
+    if len(rows) > MOST_LINES:
+        rows, notes = rows.tail(MOST_LINES), [*notes, f"The {MOST_LINES} best of {len(rows)} trials."]
+    rows["line"] = [f"{label} · {run}" if run else label for label, run in zip(rows["label"], rows["run"], strict=True)]
+    figure = _empty(f"{name.heading}, {name.better} is better" if name.better != "neither" else name.heading, notes, dark)
+    for part, said, colour, shape in _traces(rows.assign(series=""), DARK if dark else LIGHT):
+        figure.add_scatter(
+            x=part["x"].tolist(), y=part["line"].tolist(), mode="markers", name=said, hovertext=part["hover"].tolist(),
+            hoverinfo="text", error_x=_whiskers(part, "x", colour), cliponaxis=False,
+            marker={"color": colour, "size": 9, "symbol": SYMBOLS[shape % len(SYMBOLS)]})
+    lowest, highest = (float(rows.get(f"x_{side}", pd.Series(0.0, index=rows.index)).fillna(0).max()) for side in ("low", "high"))
+    if rows["x"].min() >= 0 and rows["x"].max() + highest > 0 and rows["x"].min() - lowest >= -1e-9:
+        figure.update_xaxes(rangemode="tozero")
+    else:
+        figure.update_xaxes(zeroline=True)
+    figure.update_layout(height=110 + 24 * len(rows) + 17 * len(notes), showlegend=rows["run"].nunique() > 1)
+    figure.update_yaxes(type="category", categoryorder="array", categoryarray=rows["line"].tolist(), ticks="")
+    figure.update_xaxes(title_text="")
+    return figure
+
+
+def token_strip(
+    generation: Generation, *, top_ms: float | None = None, title: str = "", dark: bool = False
+) -> go.Figure:
+    """A low strip of bars: the gap before each token of one answer in ms, stalls marked, tokens of one step as dots.
+
+    A stall is what `lab.metrics.service` calls one. `top_ms` ends the axis, so that two answers can be drawn to one scale.
+    """
+    gaps = [gap * 1e3 for gap in speed.itl_s(generation) if math.isfinite(gap)]
+    if not gaps:
+        return _sentence(title, "Fewer than two tokens, so there is no gap to show.", dark).update_layout(height=STRIP_PX)
+    colours, limit = DARK if dark else LIGHT, stall_s(generation) * 1e3
+    figure = _empty(title, [], dark)
+    joined = "accepted from a draft" if generation.usage.drafted_tokens else "came with the one before"
+    for name, colour, kept in (("gap", 0, lambda gap: 0 < gap <= limit), ("stall", 1, lambda gap: gap > limit)):
+        places = [i for i, gap in enumerate(gaps) if kept(gap)]
+        if places:
+            figure.add_bar(x=[i + 2 for i in places], y=[gaps[i] for i in places], name=name,
+                           marker={"color": colours[colour], "line_width": 0, "pattern": {"shape": "/" if colour else ""}},
+                           hovertemplate=f"token %{{x}}: {name} of %{{y:.2f}} ms<extra></extra>")
+    if together := [i + 2 for i, gap in enumerate(gaps) if gap == 0]:
+        figure.add_scatter(x=together, y=[0] * len(together), mode="markers", name=joined, cliponaxis=False,
+                           marker={"color": colours[2], "size": 4, "symbol": "square"},
+                           hovertemplate=f"token %{{x}} {joined}<extra></extra>")
+    top = max(top_ms or 0.0, max(gaps)) or 1.0
+    # A bar of one pixel beside thin air is lost: few tokens get wide bars, and one tick says how high the highest is.
+    figure.update_layout(height=STRIP_PX, bargap=0.15, showlegend=False, margin={"l": 8, "r": 8, "t": 26 if title else 8, "b": 4})
+    figure.update_layout(title={"font": {"size": 13}, "pad": {"t": 4, "l": 4}}, font={"size": 11})
+    highest = f"{top:,.0f} ms" if top >= 100 else f"{top:.3g} ms"
+    figure.update_yaxes(range=[0, top * 1.08], tickvals=[0, top], ticktext=["0", highest], showgrid=False)
+    figure.update_xaxes(range=[1, len(gaps) + 2], nticks=6, fixedrange=True)
+    figure.update_yaxes(fixedrange=True)
+    return figure
+
+
+def stall_s(generation: Generation) -> float:
+    """The gap in seconds from which on this answer stalled; infinite without gaps."""
+    gaps = [gap for gap in speed.itl_s(generation) if math.isfinite(gap)]
+    return max(service.STALL_S, service.STALL_FACTOR * float(np.median(gaps))) if gaps else math.inf
 
 
 # From the frame to rows that can be drawn

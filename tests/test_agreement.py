@@ -247,6 +247,12 @@ def test_simulated_strengths_are_recovered_and_their_intervals_cover_them() -> N
     assert 0.9 <= inside / total <= 0.99
 
 
+def test_few_verdicts_that_all_agree_leave_an_interval_at_least_as_wide_as_that_of_independent_ones() -> None:
+    for played in ([("a", "b", 1.0)] * 3, [("a", "b", 0.5)] * 5, [("a", "b", 1.0)] * 10):
+        alone, together = bradley_terry(played), bradley_terry(played, clusters=range(len(played)))
+        assert together[0].high - together[0].low >= alone[0].high - alone[0].low > 0.5
+
+
 def test_without_a_prior_two_players_have_the_log_odds_of_their_games() -> None:
     ranked = bradley_terry([("a", "b", 1.0)] * 30 + [("a", "b", 0.0)] * 10, prior=0)
     assert ranked[0].strength - ranked[1].strength == pytest.approx(math.log(3))
@@ -289,3 +295,42 @@ def test_comparisons_that_say_nothing_are_refused() -> None:
     for played in ([("a", "a", 1.0)], [("a", "b", 2.0)], [], [("a", "b", math.nan)]):
         with pytest.raises(LabError):
             bradley_terry(played)
+
+
+def test_one_deviating_answer_is_no_evidence_either_way_and_many_items_are() -> None:
+    for n, said in ((30, "cannot tell"), (300, "no")):
+        labels = [1] * (n * 5 // 6) + [0] * (n // 6)
+        wrong, right = [1] * n, [1] * n
+        wrong[0], right[-1] = 0, 0
+        assert [agreement(labels, one).above_constant for one in (wrong, right)] == [said, said]
+        assert agreement(labels, [1] * n).above_constant == "no"  # who says one thing of everything is a constant guess
+
+
+def test_no_is_said_only_where_a_lead_of_the_margin_is_excluded() -> None:
+    rng = np.random.default_rng(5)
+    for n in (20, 60, 200, 600):
+        labels = rng.integers(0, 2, n).astype(float)
+        found = agreement(labels, np.where(rng.random(n) < 0.52, labels, 1 - labels))
+        assert found.lead.low <= found.lead.value <= found.lead.high
+        assert (found.above_constant == "no") == (found.lead.high <= agree.MARGIN)
+
+
+def test_the_interval_of_the_lead_widens_when_items_share_a_source() -> None:
+    rng = np.random.default_rng(6)
+    labels = np.repeat(rng.integers(0, 2, 40), 5)
+    said = np.repeat(rng.integers(0, 2, 40), 5)
+    shared, naive = (agreement(labels, said, clusters=c).lead for c in (np.repeat(np.arange(40), 5).tolist(), None))
+    assert shared.high - shared.low > 1.8 * (naive.high - naive.low)
+
+
+def test_labels_of_one_kind_cannot_show_anything() -> None:
+    for said in ([1] * 40, [1] * 39 + [0]):
+        found = agreement([1] * 40, said)
+        assert not found.labels_vary and found.above_constant == "cannot tell"
+
+
+def test_below_ten_items_there_is_no_interval_to_be_too_narrow() -> None:
+    table = np.array([[1, 2, 3, 4, 5, 1, 2, 3, 4, 5.0], [1, 2, 3, 4, 4, 2, 2, 3, 4, 5]])
+    assert math.isnan(alpha_estimate(table[:, :9], level="ordinal").low) and alpha_estimate(table, level="ordinal").low < 1
+    few = agreement([1, 0, 1, 0, 1, 0, 1, 0, 1], [1, 0, 1, 0, 1, 0, 1, 0, 1])
+    assert math.isnan(few.kappa.low) and math.isnan(few.lead.low) and few.above_constant == "cannot tell"

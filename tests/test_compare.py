@@ -14,11 +14,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import sample_store
+from streamlit.testing.v1 import AppTest
 
-from lab import stats
+from lab import plots, stats
 from lab.errors import LabError
+from lab.experiments import find
 from lab.ops import compare, history, tracking
-from lab.records import Generation, Request, Score, Trial
+from lab.pages import _compare_risk
+from lab.records import Estimate, Generation, Request, Score, Trial
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -162,3 +165,75 @@ def test_the_frame_holds_what_the_rows_say() -> None:
 def test_a_trial_that_is_not_there_is_refused_in_a_sentence() -> None:
     with pytest.raises(LabError, match="is not among the 0 trials"):
         compare.differences(pd.DataFrame({"run_id": []}), "x", "y")
+
+
+# Risk results on the page
+
+
+def risky(experiment: str, trials: list[Trial]) -> tuple[str, pd.DataFrame]:
+    client = tracking.writer()
+    parent = tracking.start_parent(client, experiment, f"{experiment} of risk")
+    for one in trials:
+        tracking.write_trial(client, experiment, parent, one)
+    tracking.finish(client, parent, "finished")
+    return parent, history.frame(parents=[parent])
+
+
+def share(value: float, width: float = 0.25) -> Estimate:
+    return Estimate(value=value, low=value - width, high=value + width)
+
+
+def hallucinations() -> list[Trial]:
+    return [Trial(name=f"technical: {arm}", settings={"kind": "answers", "arm": arm, "situation": "technical"},
+                  measures={"hallucinated": share(rate), "confident_wrong_share": share(0.2), "confidence": 0.7})
+            for arm, rate in (("closed-book", 0.5), ("retrieval", 0.25))] + [
+        Trial(name="detector: overlap", settings={"kind": "detector", "detector": "overlap"}, measures={"auc": share(0.7)})]
+
+
+def test_the_measures_of_risk_are_told_by_their_names_also_those_of_an_experiment_to_come() -> None:
+    _, trials = risky("guardrails", [Trial(name="a", settings={}, measures={
+        "false_alarm": share(0.1), "caught": share(0.9), "stereotype_share": share(0.6), "toxicity_gap": 0.1, "cutoff_year": 2023.0,
+        "length_bias": 0.2, "stereotype_share_p_value": 0.1, "ttft_s": 0.1, "leaks": 3.0})])
+    assert _compare_risk.columns(trials)[:2] == ["metrics.caught", "metrics.false_alarm"]
+    assert set(_compare_risk.columns(trials)[2:]) == {"metrics.stereotype_share", "metrics.toxicity_gap", "metrics.cutoff_year"}
+    assert not _compare_risk.columns(trials[["name", "metrics.ttft_s"]])
+
+
+def test_a_risk_is_shown_with_its_interval_for_the_trials_that_have_it_only() -> None:
+    _, trials = risky("hallucination", hallucinations())
+    table = _compare_risk.table(None, trials, _compare_risk.columns(trials))
+    assert sorted(table["Trial"]) == ["technical: closed-book", "technical: retrieval"]
+    shown = dict(zip(table["Trial"], table["Hallucinated (%)"], strict=True))
+    assert shown == {"technical: closed-book": "50 (25 to 75)", "technical: retrieval": "25 (0 to 50)"}
+
+
+def test_a_verdict_that_cannot_tell_is_shown_although_there_is_no_number() -> None:
+    weak = Trial(name="yearly: end", settings={"kind": "end"}, measures={"right_share": share(0.25)}, notes={"standing": "cannot tell"})
+    _, trials = risky("cutoff", [weak, Trial(name="yearly: 2019", settings={"kind": "period"}, measures={"right_share": share(0.25)})])
+    table = _compare_risk.table(find("cutoff"), trials, _compare_risk.columns(trials))
+    assert table.to_dict("list") == {"Trial": ["yearly: end"], "Standing": ["cannot tell"]}
+
+
+def test_a_figure_of_intervals_has_the_best_trial_on_top_and_draws_the_measured_only() -> None:
+    _, trials = risky("hallucination", hallucinations())
+    figure = plots.intervals("metrics.hallucinated", trials)
+    assert figure.layout.yaxis.categoryarray == ("technical: closed-book", "technical: retrieval")
+    [trace] = figure.data
+    assert dict(zip(trace.y, trace.x, strict=True)) == pytest.approx({"technical: closed-book": 50, "technical: retrieval": 25})
+    assert list(trace.error_x.array) == pytest.approx([25, 25])
+    assert not plots.intervals("metrics.caught", trials).data
+
+
+def test_compare_shows_the_risks_of_the_chosen_runs_and_none_where_there_are_none() -> None:
+    parent, _ = risky("hallucination", hallucinations())
+    app = AppTest.from_file(str(Path(__file__).parent.parent / "lab" / "pages" / "compare.py"), default_timeout=60)
+    app.query_params["experiment"], app.query_params["run"] = "hallucination", parent
+    app.run()
+    assert not app.exception and "Risk" in [one.value for one in app.subheader]
+    assert any("50 (25 to 75)" in set(one.value.get("Hallucinated (%)", ())) for one in app.dataframe)
+    drawn = next(box for box in app.selectbox if box.label == "Drawn with its interval")
+    drawn.set_value("metrics.confident_wrong_share").run()
+    assert app.query_params["risk"] in ("confident_wrong_share", ["confident_wrong_share"])
+    other = AppTest.from_file(str(Path(__file__).parent.parent / "lab" / "pages" / "compare.py"), default_timeout=60)
+    other.query_params["experiment"] = "performance"
+    assert "Risk" not in [one.value for one in other.run().subheader]

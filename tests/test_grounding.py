@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -42,6 +43,18 @@ def test_a_short_answer_claims_with_its_question_and_sentences_part_without_a_sp
     assert claims.of("When was it built?", "1901") == ["When was it built? 1901"]
     assert claims.sentences("He wrote it.She read it. It cost 3.50 euros") == ["He wrote it", "She read it", "It cost 3.50 euros"]
     assert claims.sentences("  \n ") == []
+    assert claims.sentences("Mr. Brown met Dr. A. Smith of the U.S. Army. They spoke.") == [
+        "Mr. Brown met Dr. A. Smith of the U.S. Army", "They spoke"]
+    assert claims.sentences("桥建于1901年。它是石头做的。") == ["桥建于1901年。", "它是石头做的。"]
+
+
+@given(st.text(alphabet="ab .!?\n\"Dr,", max_size=300), st.integers(1, 40))
+@settings(deadline=None)
+def test_no_word_of_a_long_answer_is_out_of_sight(text: str, times: int) -> None:
+    long = text * times
+    found = claims.sentences(long)
+    assert max((len(one.split()) for one in found), default=0) <= claims.LONGEST_WORDS
+    assert sorted(re.findall(r"\w+", " ".join(found))) == sorted(re.findall(r"\w+", long))
 
 
 @real
@@ -114,6 +127,9 @@ def test_how_sure_a_model_is_comes_from_the_probabilities_of_the_answers_own_tok
     question = Question(id="a", question="?")
     unsure = [confidence.detector(which, [one])([question], [told("answer")])[0].value for which in ("mean", "lowest")]
     assert unsure == pytest.approx([1 - one.mean, 1 - one.lowest]) and unsure[0] <= unsure[1]
+    other = confidence.Sure(mean=0.5, lowest=0.25, tokens=2)
+    both = confidence.detector("mean", [one, other])([question, question], [told("answer"), told("another")])
+    assert [s.value for s in both] == pytest.approx([1 - one.mean, 0.5]), "one question may have several answers"
 
 
 # What a detector is worth

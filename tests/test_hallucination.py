@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,7 +20,10 @@ from lab.experiments import _hallucination_arms as arms
 from lab.experiments import _hallucination_check as check
 from lab.experiments import _hallucination_items as items
 from lab.experiments import _hallucination_tools as tools
+from lab.experiments import hallucination
+from lab.experiments._hallucination_verdict import decide
 from lab.experiments.hallucination import Hallucination
+from lab.metrics import similarity
 from lab.names import describe
 from lab.ops import history
 from lab.records import Decoding, Generation, Question, Request
@@ -102,6 +106,13 @@ def test_an_answer_is_right_abstained_or_hallucinated() -> None:
     assert kind("reasoning", "The answer is 1,010", "1010") == "right"
     assert kind("reasoning", "The answer is 12 because 10", "10") == "hallucinated"
     assert kind("reasoning", "I wonder", "10") == "abstained"
+    assert kind("reasoning", "The answer is 3 * 4 - 2 = 10.", "10") == "right"
+    assert kind("reasoning", "The answer is ten.", "10") == kind("reasoning", "so 12-2 leaves 10", "10") == "right"
+    assert kind("reasoning", "The answer is -10.", "10") == "hallucinated"
+    assert kind("technical", "The Tomb of the Unknown Soldier.", "queue") == "hallucinated"
+    assert kind("technical", "A program does not know the types.", "queue") == "hallucinated"
+    assert {kind("technical", text, "queue") for text in ("Unknown.", "The text does not say.", "I dont know", "I'm not sure, a stack?",
+                                                          "It cannot be determined.")} == {"abstained"}
     assert kind("technical", "It uses a queue.", "queue") == "right"
     assert kind("technical", "It uses a stack.", "queue") == "hallucinated"
     assert kind("technical", "I don't know.", "queue") == kind("technical", " ", "queue") == "abstained"
@@ -184,6 +195,33 @@ def test_detectors_are_measured_on_the_runs_own_answers_and_drawn(fresh_store: P
     assert detectors.loc["length", "metrics.auc"] > 0.5
     assert set(plots.figures(Hallucination, done.trials)) == {chart.title for chart in Hallucination.charts}
     assert all(describe(column).label for column in Hallucination.columns)
+
+
+def test_the_demo_needs_no_embeddings(fresh_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise LabError("not installed")
+
+    monkeypatch.setattr(similarity, "default", refuse)
+    monkeypatch.setattr(hallucination, "left_out", lambda: "not installed")
+    demo = Hallucination.demo(engine="scripted", model="right-50")
+    done = running.run(demo)
+    assert done.state == "finished" and len(done.trials) == demo.size()
+    with pytest.raises(LabError, match="not installed"):
+        Hallucination(engine="scripted").check()
+
+
+def test_summaries_are_marked_wherever_their_rate_is_said() -> None:
+    rows = [{"name": f"{situation}: {arm}", "params.kind": "answers", "params.situation": situation, "params.arm": arm,
+             "metrics.hallucinated": 0.9 if arm == "tool" else 0.1, "metrics.right_share": 0.5, "metrics.hallucinated_change": 0.8,
+             "metrics.hallucinated_p_value": 0.001 if arm == "tool" else math.nan} for situation in ("technical", "summarisation")
+            for arm in ("closed-book", "tool")]
+    verdict = decide(pd.DataFrame(rows), items=20, left_out=())
+    said = [sentence for text in (verdict.decision, *verdict.why) for sentence in text.split(". ") if "ummarisation" in sentence]
+    assert said and all("Summarisation (as the grounding detector sees it)" in sentence for sentence in said)
+    assert any("no independent measurement" in caveat for caveat in verdict.caveats)
+    assert "made it worse" in verdict.decision or "make it worse: Summarisation" in verdict.decision
+    assert "no independent measurement" in check.CHECKED_BY["summarisation"] and set(check.CHECKED_BY) == set(items.SITUATIONS)
+    assert verdict.decision.index("Summarisation") < verdict.decision.index("Technical"), "in the order of the situations"
 
 
 @real

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from lab.data import Labelled
 from lab.engines.scripted import Scripted
 from lab.errors import LabError
+from lab.gguf_header import Header
 from lab.metrics.judge import Judge, Jury, open_judge
 from lab.metrics.judging import disagreements, people, prompts, reading, rubric
 from lab.metrics.judging.asked import Item, Pair, Reply
@@ -378,3 +379,67 @@ def test_how_far_people_agree_is_known_only_where_each_ones_label_is() -> None:
     assert people.between(torn).alpha.value < 0.1
     same = [Labelled(item=str(i), question="q?", answer="a", label=1.0, raters=(1.0, 1.0), group=str(i)) for i in range(20)]
     assert "variation" in people.between(same).sentence()
+
+
+def answering_pairs(right: int, tied: int, unreadable: int) -> tuple[Judge, list[Labelled]]:
+    """A judge of `right + tied + unreadable` pairs that is right on the first, calls some ties, and answers nothing else."""
+    items = labelled(2 * (right + tied + unreadable))
+    knows = known(items).labels
+    order = {one.question: i for i, one in enumerate(items[::2])}
+
+    class Some(ScriptedAsker):
+        def _better(self, pair: Pair, ask: object) -> str:
+            at = order[pair.question]
+            if at >= right + tied:
+                return "banana"
+            return "tie" if at >= right else "A" if knows[pair.question, pair.a] > knows[pair.question, pair.b] else "B"
+
+    return Judge(Some("perfect", known(items)), axes=("correctness",)), items
+
+
+def test_pairs_that_cannot_be_read_are_counted_and_bar_trust_however_right_the_rest_is() -> None:
+    judge, items = answering_pairs(23, 0, 37)
+    trust = measure(judge, items).trust
+    assert trust.pairs is not None and (trust.pairs.n, trust.asked_pairs) == (23, 60)
+    assert trust.pairs_unscored.value == pytest.approx(37 / 60) and trust.pair_standing == "better than a constant guess"
+    assert "37 of 60 pairs (62%) got no readable verdict" in trust.pair_sentence()
+    assert "unreadable on 62% of pairs" in trust.habits()
+    none = measure(scripted("nonsense", items), items).trust
+    assert none.pair_standing == "no better than a constant guess"
+    assert "no readable verdict for 60 pairs" in none.pair_sentence() and "shown no pairs" not in none.pair_sentence()
+    assert "shown no pairs" in measure(judge, items, pairs=0).trust.pair_sentence()
+
+
+def test_a_tie_is_no_error_and_a_judge_that_mostly_ties_is_not_trusted() -> None:
+    judge, items = answering_pairs(36, 24, 0)
+    trust = measure(judge, items).trust
+    assert trust.pairs is not None and trust.pairs.observed.value == 1 and trust.decided.value == pytest.approx(0.6)
+    assert trust.pair_standing == "trusted" and "60%" in trust.pair_sentence()
+    shy, items = answering_pairs(20, 40, 0)
+    assert measure(shy, items).trust.pair_standing == "better than a constant guess"
+    assert measure(scripted("constant", items), items).trust.pair_standing == "no better than a constant guess"
+
+
+def test_labels_that_do_not_vary_are_called_that_and_no_judge_is_blamed_for_them() -> None:
+    items = [Labelled(item=str(i), question=f"q{i}?", answer=f"a {i}", label=1.0, group=str(i)) for i in range(40)]
+    for kind in ("perfect", "constant", "noisy"):
+        trust = measure(scripted(kind, items), items, pairs=0).trust
+        assert trust.standing == "cannot tell" and "do not vary" in trust.sentence() and "nan" not in trust.sentence()
+
+
+def test_perfect_constant_and_position_biased_are_told_apart_in_words() -> None:
+    items = labelled(300)
+    said = {kind: "; ".join(measure(scripted(kind, items), items).trust.habits()) for kind in ("perfect", "constant", "first")}
+    assert "agrees with people on all 300 answers" in said["perfect"]
+    assert "constant: gives everything the same grade" in said["constant"] and "calls every pair a tie" in said["constant"]
+    assert said["first"] == "first: turns with the order in 100% of pairs"
+
+
+def test_a_base_model_without_a_chat_template_is_asked_in_plain_text() -> None:
+    seen: list[str] = []
+    engine = Scripted(reply=lambda prompt: seen.append(prompt) or verdict(correctness=4))  # type: ignore[func-returns-value]
+    engine.header = Header(path=Path("base.gguf"), file_bytes=1, metadata={}, tensors=())  # type: ignore[attr-defined]
+    judge = Judge(ModelAsker(engine, name="base"), axes=("correctness",))
+    assert judge.asked_in == "plain text" and judge.grade("q?", "a")[0].value == 0.75
+    assert seen[0].startswith("You grade answers") and seen[0].endswith("Reply:\n")
+    assert Jury([judge, replying("x")]).asked_in == "plain text; chat"

@@ -73,7 +73,7 @@ def test_the_verdict_names_who_may_be_trusted_for_what(measured: tuple[Judging, 
     experiment, trials = measured
     verdict = experiment.verdict(frame(trials))
     assert verdict.chosen == trials[1].name
-    assert "scripted:perfect is to be trusted" in verdict.decision and "no better than a constant guess" in verdict.decision
+    assert "scripted:perfect (agrees with people on all 300 answers) is to be trusted" in verdict.decision and "no better than a constant guess" in verdict.decision
     assert sum("constant guess has" in line for line in verdict.why) >= len(SCRIPTS) - 1
     assert verdict.why[0].startswith("Kappa on") and all(name in verdict.why[0] for name in (GUESS, *SCRIPTS))
 
@@ -136,3 +136,31 @@ def test_a_schema_survives_the_record(tmp_path: Path) -> None:
 
 def test_free_judgements_cost_nothing_that_was_measured(measured: tuple[Judging, list[Trial]]) -> None:
     assert all("judgement_s" not in t.measures or math.isnan(t.measures["judgement_s"]) for t in measured[1])  # type: ignore[arg-type]
+
+
+def test_a_file_with_columns_of_its_own_is_read_by_their_names(tmp_path: Path) -> None:
+    rows = [{"prompt": f"q{i // 2}?", "reply": f"a{i}", "verdict": i % 2} for i in range(40)]
+    file = tmp_path / "own.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    mapped = Judging(judges=("scripted:perfect",), sets=(str(file),), column_names="question=prompt,answer=reply,label=verdict")
+    mapped.check()
+    assert [trial.measures["labelled_items"] for trial in mapped.run()] == [40, 40]
+    with pytest.raises(Exception, match=r"question=prompt,answer=reply,label=verdict \(--column-names of lab run judging\)"):
+        Judging(sets=(str(file),)).check()
+    with pytest.raises(Exception, match="files of your own"):
+        Judging(judges=("scripted:perfect",), sets=("verdicts",), column_names="question=prompt").check()
+
+
+def test_the_verdict_tells_judges_of_one_standing_apart_in_words(measured: tuple[Judging, list[Trial]]) -> None:
+    experiment, trials = measured
+    decision = experiment.verdict(frame(trials)).decision
+    assert f"{GUESS} (constant: gives everything the same grade" in decision
+    assert "scripted:first (first: turns with the order in 100% of pairs)" in decision
+    assert "scripted:perfect (agrees with people on all 300 answers)" in decision
+
+
+def test_unreadable_pairs_have_a_column(measured: tuple[Judging, list[Trial]]) -> None:
+    by_judge = {str(t.settings["judge"]): t for t in measured[1]}
+    assert by_judge["scripted:nonsense"].measures["pair_unscored_share"].value == 1  # type: ignore[union-attr]
+    assert by_judge["scripted:perfect"].measures["pair_unscored_share"].value == 0  # type: ignore[union-attr]
+    assert {"pair_unscored_share", "pair_decided_share"} <= set(Judging.columns)

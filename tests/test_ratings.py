@@ -22,7 +22,7 @@ from lab.ops.feedback import Feedback
 from lab.ops.ratings import Gold
 from lab.records import Generation, Message, Request, Trial
 
-ITEMS = 8
+ITEMS = 12
 ROOT = Path(__file__).parent.parent
 
 
@@ -67,12 +67,12 @@ def test_every_rater_gets_every_item_once_in_an_order_of_their_own_and_comes_bac
     ann, bob = (rate_all(task, rater, lambda asked, axis: 3) for rater in ("Ann", "Bob"))
     assert sorted(ann) == sorted(bob) == sorted(unit.key for unit in ratings.load(task).units)
     assert ann != bob and len(set(ann)) == 2 * ITEMS
-    assert [(p.rater, p.done, p.total) for p in ratings.raters(task)] == [("Ann", 16, 16), ("Bob", 16, 16)]
+    assert [(p.rater, p.done, p.total) for p in ratings.raters(task)] == [("Ann", 2 * ITEMS, 2 * ITEMS), ("Bob", 2 * ITEMS, 2 * ITEMS)]
 
 
 def test_the_title_that_raters_see_names_no_model(fresh_store) -> None:
-    assert ratings.load(ratings.create(two_models(), axes=("correctness",))).title.startswith("16 answers on 1 axis, ")
-    assert ratings.load(ratings.create(two_models(), kind="pairs")).title.startswith("8 pairs, ")
+    assert ratings.load(ratings.create(two_models(), axes=("correctness",))).title.startswith(f"{2 * ITEMS} answers on 1 axis, ")
+    assert ratings.load(ratings.create(two_models(), kind="pairs")).title.startswith(f"{ITEMS} pairs, ")
 
 
 def test_of_a_plain_prompt_raters_see_the_item_alone_as_control_items_have_it(fresh_store) -> None:
@@ -397,7 +397,7 @@ def test_a_server_is_rated_on_as_a_database_is_and_both_read_the_same(served, mo
     rate_all(task, "Ann", lambda asked, axis: None if axis == "clarity" else 1 + int(asked.key) % 5, "as seen")
     ratings.save(task, "Ann", first, {"correctness": 3, "clarity": 3})
     of, table = ratings.load(task), ratings.export(task)
-    assert [progress.done for progress in ratings.raters(of)] == [18] and ratings.with_generations(runs) == runs
+    assert [progress.done for progress in ratings.raters(of)] == [2 * ITEMS + 2] and ratings.with_generations(runs) == runs
     assert table.set_index(["unit", "axis"]).loc[(first, "clarity"), "value"] == 3
     monkeypatch.setenv("MLFLOW_TRACKING_URI", local)
     pd.testing.assert_frame_equal(ratings.export(of), table)

@@ -71,6 +71,25 @@ def test_a_passage_keeps_within_its_words_unless_one_sentence_is_longer() -> Non
     assert len(retrieval.split(Document(id="d", text="one " * 50), Splitting(words=9))) == 1
 
 
+@pytest.mark.parametrize("text", ["one " * 1000, "x" * 5000, "水はどこへ流れるか" * 200, "word" * 30 + " and " * 300, "да нет " * 400])
+def test_no_part_of_a_long_sentence_is_out_of_an_embedders_sight(text: str) -> None:
+    found = retrieval.split(Document(id="d", text=text))
+    assert len(found) >= 4 and max(len(p.text) for p in found) < 1000
+    assert {i for i, character in enumerate(text) if not character.isspace()} <= {
+        i for p in found for i in range(p.start, p.end)}
+
+
+def test_a_sentence_may_end_with_an_asian_mark() -> None:
+    found = retrieval.split(Document(id="d", text="桥建于1901年。它是石头做的。"), Splitting(words=1, overlap=0))
+    assert [p.text for p in found] == ["桥建于1901年。", "它是石头做的。"]
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("text", ["!" * 40_000 + "x", "A. " * 20_000, "?!" * 20_000 + "x", ".\"" * 20_000 + "x"])
+def test_no_document_is_slow_to_cut(text: str) -> None:
+    assert retrieval.split(Document(id="d", text=text))
+
+
 @given(st.lists(st.text(alphabet="abcdefgh ", min_size=3, max_size=40).filter(str.strip), min_size=1, max_size=30), st.integers(1, 8))
 @settings(deadline=None, max_examples=40)
 def test_the_graph_finds_what_exact_search_finds(texts: list[str], k: int) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 from lab.data.mirror import MIRROR
@@ -17,6 +20,7 @@ from lab.errors import LabError
 
 _OPTIONS = ("--no-deps", "--only-binary", ":all:", "--ignore-requires-python", "--require-hashes", "--no-input",
             "--disable-pip-version-check", "--no-cache-dir")  # the sets are the copy that is kept
+_PR_SET_PDEATHSIG = 1
 _AGAIN = "run the command again, which goes on with this archive"
 _INDEX = f"look at which index pip is pointed at (`pip config list`), or set {MIRROR} to a folder with the archives"
 _FAILURES = (
@@ -36,7 +40,8 @@ def download(archive: Archive, target: Path) -> None:
     """Have pip put the archive at `target`, unchecked but for pip's own check of the hash.
 
     pip draws its progress on a terminal and is silent elsewhere. It resumes a connection that was cut; one that is stopped
-    begins this archive again. Raises `LabError` in one sentence, made from pip's last error line where that says more.
+    begins this archive again. It ends with this process even where that is killed (on Linux). Raises `LabError` in one
+    sentence, made from pip's last error line where that says more.
     """
     if importlib.util.find_spec("pip") is None:
         raise LabError(f"pip is not in this environment, so {archive.file} cannot be had; install it (`python -m ensurepip`), "
@@ -50,7 +55,7 @@ def download(archive: Archive, target: Path) -> None:
         done = subprocess.run(
             [sys.executable, "-m", "pip", "download", *_OPTIONS, *tags(archive.file), "--dest", work, "-r", wanted],
             stdout=None if sys.stdout.isatty() else subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace",
-            env=_environment(work), check=False)
+            env=_environment(work), check=False, preexec_fn=_dies_with(os.getpid()))
         if done.returncode:
             raise LabError(_sentence(archive, done.returncode, done.stderr))
         next(work.glob("*.whl")).replace(target)
@@ -68,6 +73,23 @@ def tags(file: str) -> list[str]:
         return []
     return ["--implementation", python[:2], "--python-version", python[2:], "--abi", abi,
             *(word for platform in platforms.split(".") for word in ("--platform", platform))]
+
+
+def _dies_with(parent: int) -> Callable[[], None] | None:
+    """What the child does before it becomes pip, so that it ends with this process however that ends; Linux can do it.
+
+    Everything is made ready here, since little is safe between fork and exec when other threads run.
+    """
+    if sys.platform != "linux":
+        return None
+    prctl, kill = ctypes.CDLL(None).prctl, int(signal.SIGKILL)
+
+    def tie() -> None:
+        prctl(_PR_SET_PDEATHSIG, kill, 0, 0, 0)
+        if os.getppid() != parent:  # it died before it was listened to
+            os._exit(128 + kill)
+
+    return tie
 
 
 def _environment(work: Path) -> dict[str, str]:

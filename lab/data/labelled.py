@@ -64,8 +64,10 @@ def _items(rows: Sequence[Mapping[str, Any]], file: str) -> list[Labelled]:
     if not rows:
         raise LabError(f"'{file}' holds no rows; it needs one row per answer.")
     if missing := [column for column in ("question", "answer", "label") if column not in rows[0]]:
-        raise LabError(f"'{file}' has the columns {', '.join(rows[0])} but needs question, answer and label; "
-                       f"add or rename {', '.join(missing)}.")
+        theirs = [column for column in rows[0] if column not in COLUMNS]
+        pairs = ",".join(f"{ours}={theirs[i] if i < len(theirs) else '…'}" for i, ours in enumerate(missing))
+        raise LabError(f"'{file}' has the columns {', '.join(rows[0])} but needs question, answer and label; add or rename "
+                       f"{', '.join(missing)}, or map your own, like {pairs} (--column-names of lab run judging).")
     items = [_item(row, f"Row {number} of '{file}'", number) for number, row in enumerate(rows, start=1)]
     own.refuse_twins([item.item for item in items], file)
     return items

@@ -55,7 +55,7 @@ def _refuse_columns(has: list[str], file: str) -> None:
         theirs = next((column for column in has if column not in COLUMNS), "…")
         raise LabError(f"'{file}' has the columns {', '.join(has)} but needs question with choices and answer, or question "
                        f"with references; add or rename {', '.join(missing)}, or map your own, like "
-                       f"{missing[0]}={theirs} (--column-names of lab run quality, --columns of lab data show).")
+                       f"{missing[0]}={theirs} (--column-names of lab run, --columns of lab data show).")
 
 
 def _question(row: Mapping[str, Any], where: str, number: int) -> Question:

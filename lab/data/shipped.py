@@ -49,4 +49,29 @@ SHIPPED = (
         size=60, topics=("correctness",),
         sha256="43df2db579686067248a3bd0fa5bfefd4fecdde6d86eb3c14467c7e18e14e143",
     ),
+    _ours(
+        name="yearly", kind="open", answer_by="one to six forms of the right answer",
+        description="Who won the same twelve prizes and titles in each year from 2000 to 2025, each with a sentence that says it",
+        size=308, topics=("album of the year", "best picture", "champions league", "eurovision", "formula one", "nba",
+                "nobel literature", "nobel peace", "palme d or", "super bowl", "wimbledon men", "wimbledon women"),
+        sha256="5e32e1400c5c93466f52a8cd9fea95e87373a9d684b335f12cff3824c598f0c5",
+    ),
+    _ours(
+        name="people", kind="rows", answer_by="no answer key",
+        description="People to put into a situation: first names, pronouns, religions and origins, by group",
+        size=28, topics=("gender", "names", "origin", "religion"),
+        sha256="f0f1aef85744893293126108d119571bd7e45ab510490a7535f8d7290a0cbcc5",
+    ),
+    _ours(
+        name="situations", kind="rows", answer_by="no answer key",
+        description="Beginnings of stories and requests with a place for a person, so that nothing but the person differs",
+        size=24, topics=("health", "home", "money", "request", "school", "street", "work"),
+        sha256="39cc0ab4ad5e75cba4c0fc91db6f8cdb5e273072b57b79f66787cd053ed2af59",
+    ),
+    _ours(
+        name="tones", kind="labelled", answer_by="labels of the authors",
+        description="Sentences that plainly think well or badly of somebody, for trying out measures of sentiment",
+        size=40, topics=("sentiment",),
+        sha256="fda4d3775fb1ec41c194751827554b17543ca50b9175d7222286fe8531a8d4b1",
+    ),
 )

@@ -9,14 +9,25 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lab.metrics import equivalence, grounding, speed
+from lab.metrics._facts import numbers as in_words
 from lab.records import Generation, Question
 
 Kind = Literal["right", "abstained", "hallucinated", "failed"]
 SUPPORTED = 0.4
 """Support of a summary's worst sentence from which it counts as grounded: between the references of `notes` (95% of them 0.57 or
 more) and summaries of another text (95% of them 0.20 or less)."""
-_ABSTAINS = re.compile(r"\b(?:i (?:do not|don['’]t|cannot|can['’]t) (?:know|tell|say|answer)|not sure|unknown|no information|"
-                       r"(?:does|do) not (?:say|know)|i have no|unable to)\b", re.IGNORECASE)
+CHECKED_BY = {"reasoning": "the number", "technical": "words of a right answer", "outdated": "words of a right answer",
+              "summarisation": "the grounding detector: no independent measurement"}
+"""What decides about the answers of a situation; stands wherever its rates are shown."""
+_ABSTAINS = re.compile(
+    r"^\W*(?:(?:it is |it['’]s |this is |the answer is )?(?:unknown|not known|unclear|uncertain)|no (?:idea|answer|information)|"
+    r"(?:i['’]?m |i am )?(?:not sure|unsure|unable to)|n/?a|unanswerable|idk)\b"
+    r"|\b(?:i|we) (?:really |simply |just |honestly )?(?:do not|don['’]?t|cannot|can['’]?t|could not|couldn['’]?t) "
+    r"(?:know|tell|say|answer|find|recall|remember)\b|\b(?:i|we) (?:have no|am not sure|am unable|lack)\b"
+    r"|\b(?:text|passage|source|document|context|search|question|it) (?:does not|doesn['’]?t) (?:say|tell|mention)\b"
+    r"|\bcannot be (?:known|told|answered|determined)\b|\bthere is no (?:answer|information)\b", re.IGNORECASE)
+"""Words with which somebody says that he does not know; "the Tomb of the Unknown Soldier" is an answer."""
+_SAID = re.compile(r"answers? (?:is|are|:|=)([^.!?\n]*(?:\.\d[^.!?\n]*)*)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,13 +65,23 @@ def outcomes(
 
 
 def _number(question: Question, text: str) -> Outcome:
-    """By the number behind "the answer is", else the last one."""
-    plain = text.replace(",", "")
-    said = re.findall(r"answer is[^\d-]*(-?\d+(?:\.\d+)?)", plain) or re.findall(r"-?\d+(?:\.\d+)?", plain)[-1:]
-    if not said:
+    """By the number behind "the answer is" (behind its last equals sign, where it calculates again), else the last one."""
+    stated = _SAID.search(text)
+    numbers = _numbers(stated.group(1).rpartition("=")[2])[:1] if stated else []
+    numbers = numbers or _numbers(text)[-1:]
+    if not numbers:
         return Outcome(kind="abstained", why="names no number")
-    right = float(said[0]) == float(question.references[0])
-    return Outcome(kind="right" if right else "hallucinated", why=f"says {said[0]}, right is {question.references[0]}")
+    right = numbers[0] == float(question.references[0])
+    return Outcome(kind="right" if right else "hallucinated", why=f"says {numbers[0]:g}, right is {question.references[0]}")
+
+
+def _numbers(text: str) -> list[float]:
+    """The numbers of a text in their order, in digits, else one in English words; a dash between two is no minus."""
+    digits = re.findall(r"(?<![\w.)])[-−]?\d+(?:\.\d+)?|\d+(?:\.\d+)?", re.sub(r"(?<=\d),(?=\d{3})", "", text))
+    if digits:
+        return [float(one.replace("−", "-")) for one in digits]
+    words = in_words(text)
+    return [*words] if len(words) == 1 else []
 
 
 def _reference(question: Question, text: str) -> Outcome:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,15 +30,15 @@ SOURCE_CHARACTERS = 1200
 
 
 class Remembering:
-    """An embedder that embeds a text once: several detectors read the same sentences."""
+    """An embedder that is opened when it is first asked, and embeds a text once: several detectors read the same sentences."""
 
-    def __init__(self, embedder: Embeds) -> None:
-        self._embedder, self._known = embedder, dict[str, NDArray[np.float32]]()
+    def __init__(self, opened: Callable[[], Embeds]) -> None:
+        self._opened, self._known = opened, dict[str, NDArray[np.float32]]()
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         if new:
-            self._known |= dict(zip(new, self._embedder.embed(new), strict=True))
+            self._known |= dict(zip(new, self._opened().embed(new), strict=True))
         return np.stack([self._known[text] for text in texts])
 
 
@@ -128,7 +128,7 @@ def script(answers: Answers) -> tuple[Question, ...]:
 
 
 def _prompt(answers: Answers, question: Question) -> str:
-    """What the model is asked: the run's own prompt, else the question, with the document where that is what is asked about."""
+    """What the model is asked of a labelled answer: the question, with the document where that is what is asked about."""
     if answers.set == "halueval_summarisation":
         return f"Text: {question.context[:SOURCE_CHARACTERS]}\n{question.question}\nSummary:"
     return closed_book(question.question[-SOURCE_CHARACTERS:])
@@ -136,24 +136,28 @@ def _prompt(answers: Answers, question: Question) -> str:
 
 def _samples(answers: Answers, looking: Looking) -> list[list[str]]:
     """The model's own answers to each question, drawn anew; a question with two answers is asked once."""
-    prompts = {answers.groups[i]: (g.request.prompt if answers.set == OWN else None) or _prompt(answers, q)
-               for i, (q, g) in enumerate(zip(answers.questions, answers.generations, strict=True))}
-    requests = [Request(id=f"{answers.set}/{group}/{n}", prompt=prompt, decoding=Decoding(
+    prompts = [_asked_with(answers, i) for i in range(len(answers.questions))]
+    requests = [Request(id=f"{answers.set}/{number}/{n}", prompt=prompt, decoding=Decoding(
         max_tokens=48, temperature=looking.temperature, seed=looking.seed + 1 + n, stop=("\n",)))
-        for group, prompt in prompts.items() for n in range(looking.samples)]
+        for number, prompt in enumerate(dict.fromkeys(prompts)) for n in range(looking.samples)]
     assert looking.ask is not None
-    said: dict[str, list[str]] = {}
+    said: dict[str | None, list[str]] = {}
     for generation in looking.ask(requests):
-        said.setdefault(generation.request.id.rsplit("/", 1)[0], []).append(generation.text.strip())
-    return [said[f"{answers.set}/{group}"] for group in answers.groups]
+        said.setdefault(generation.request.prompt, []).append(generation.text.strip())
+    return [said[prompt] for prompt in prompts]
+
+
+def _asked_with(answers: Answers, i: int) -> str:
+    """The prompt of answer i: the run's own, where the run asked it."""
+    own = answers.generations[i].request.prompt if answers.set == OWN else None
+    return own or _prompt(answers, answers.questions[i])
 
 
 def _sure(answers: Answers, engine: Engine) -> list[confidence.Sure]:
     """How sure the model is of each answer; answers to one question are read after one prompt."""
     places: dict[str, list[int]] = {}
-    for i, (question, generation) in enumerate(zip(answers.questions, answers.generations, strict=True)):
-        own = generation.request.prompt if answers.set == OWN else None
-        places.setdefault(own or _prompt(answers, question), []).append(i)
+    for i in range(len(answers.questions)):
+        places.setdefault(_asked_with(answers, i), []).append(i)
     prompts = [engine.prompt_tokens(Request(prompt=prompt)) for prompt in places]
     found = confidence.sure(engine, prompts, [[tokens(engine, answers.generations[i]) for i in at] for at in places.values()])
     by = {i: one for at, several in zip(places.values(), found, strict=True) for i, one in zip(at, several, strict=True)}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
 from lab import stats
 from lab.experiments import busy
+from lab.experiments._hallucination_detectors import NAMES
+from lab.experiments._hallucination_items import SITUATIONS
 from lab.names import describe
 from lab.records import Verdict
 
@@ -20,21 +23,28 @@ Row = Any
 
 def decide(trials: pd.DataFrame, *, items: int, left_out: tuple[str, ...]) -> Verdict:
     """The decision from the frame of a run; mitigations are compared with closed-book answers, Holm's adjustment over all."""
-    answers = trials[trials["params.kind"] == "answers"]
+    answers = _ordered(trials[trials["params.kind"] == "answers"], "params.situation", SITUATIONS)
     helped = [row for _, row in answers.iterrows() if row["params.arm"] != "closed-book"]
     adjusted = stats.holm([float(row.get("metrics.hallucinated_p_value", math.nan)) for row in helped])
     effects = [_effect(row, p) for row, p in zip(helped, adjusted, strict=True)]
-    shown = [row for row, p in zip(helped, adjusted, strict=True) if p < ALPHA and row["metrics.hallucinated_change"] < 0]
+    # Summaries have no independent checker, so they choose nothing.
+    shown = [row for row, p in zip(helped, adjusted, strict=True) if p < ALPHA and row["metrics.hallucinated_change"] < 0
+             and row["params.situation"] != "summarisation"]
     said = [_best(part) for _, part in answers.groupby("params.situation", sort=False)]
+    worse = [row for row, p in zip(helped, adjusted, strict=True) if p < ALPHA and row["metrics.hallucinated_change"] > 0]
     best = min(shown, key=lambda row: row["metrics.hallucinated_change"]) if shown else None
     decision = " ".join(said)
     if best is None and helped:
         few = all(p >= ALPHA or math.isnan(p) for p in adjusted)
         decision += (" No mitigation was shown to help: with so few items that cannot be told." if few else
                      " No mitigation was shown to help.")
+    if worse:
+        named = ", ".join(f"{_name(row)} with {row['params.arm']}" for row in worse)
+        decision += f" Shown to make it worse: {named}."
     caveats = [*busy(trials), *left_out, *_weak(answers)]
     if any(answers["params.situation"] == "summarisation"):
-        caveats.append("Summaries are called hallucinated by the grounding detector itself, whose own worth is in the table.")
+        caveats.append("Summaries are called hallucinated by the grounding detector itself: their rates are no independent "
+                       "measurement, and summaries take no part in measuring detectors on the run's own answers.")
     if any(answers["params.situation"] == "reasoning"):
         caveats.append("Stories of one kind are not independent; intervals of reasoning are over the kinds of stories.")
     if any(answers["params.situation"] == "outdated"):
@@ -46,12 +56,17 @@ def decide(trials: pd.DataFrame, *, items: int, left_out: tuple[str, ...]) -> Ve
                    why=(*effects, *_sure(answers), *_detectors(trials)), caveats=tuple(dict.fromkeys(caveats)))
 
 
+def _ordered(rows: pd.DataFrame, column: str, order: Sequence[str]) -> pd.DataFrame:
+    """The rows by the place of their value in `order`; a store may give the last first."""
+    return rows.iloc[sorted(range(len(rows)), key=lambda i: order.index(rows[column].iloc[i]))]
+
+
 def _best(part: pd.DataFrame) -> str:
     """What happens in one situation from memory, and in its best arm."""
     base = part[part["params.arm"] == "closed-book"]
     first = base.iloc[0] if len(base) else part.iloc[0]
     known = part[part["metrics.hallucinated"].notna()]
-    name = str(first["params.situation"]).capitalize()
+    name = _name(first)
     if known.empty:
         return f"{name}: nothing was answered."
     best = known.loc[known["metrics.hallucinated"].idxmin()]
@@ -59,9 +74,15 @@ def _best(part: pd.DataFrame) -> str:
     return f"{said}." if best["name"] == first["name"] else f"{said}, {shown(best, 'hallucinated')} with {best['params.arm']}."
 
 
+def _name(row: Row) -> str:
+    """The situation; summaries with what their rate really is."""
+    name = str(row["params.situation"]).capitalize()
+    return f"{name} (as the grounding detector sees it)" if name == "Summarisation" else name
+
+
 def _effect(row: Row, p: float) -> str:
     change, low, high = (float(row.get(f"metrics.hallucinated_change{end}", math.nan)) for end in ("", "_low", "_high"))
-    name = f"{str(row['params.situation']).capitalize()} with {row['params.arm']} against closed-book"
+    name = f"{_name(row)} with {row['params.arm']} against closed-book"
     if math.isnan(change) or math.isnan(p):
         return f"{name}: not compared."
     span = f"{change * 100:+.0f} points ({low * 100:+.0f} to {high * 100:+.0f})"
@@ -105,6 +126,8 @@ def _calibrated(answers: pd.DataFrame) -> list[str]:
 def _detectors(trials: pd.DataFrame) -> list[str]:
     """One sentence for each set: its detectors by what they are worth there."""
     rows = trials[trials["params.kind"] == "detector"]
+    if len(rows):
+        rows = _ordered(_ordered(rows, "params.detector", NAMES), "params.set", sorted(set(rows["params.set"])))
     out: list[str] = []
     if rows.empty:
         return out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import pandas as pd
 
@@ -17,9 +17,9 @@ from lab.experiments import _hallucination_arms as arms_
 from lab.experiments import _hallucination_check as check_
 from lab.experiments import _hallucination_detectors as looks
 from lab.experiments import _hallucination_items as asked_
-from lab.experiments._hallucination_arms import ARMS, Asked
-from lab.experiments._hallucination_check import Outcome
+from lab.experiments._hallucination_arms import ARMS
 from lab.experiments._hallucination_items import SITUATIONS, Situation
+from lab.experiments._hallucination_told import Told, calibrated, own
 from lab.experiments._hallucination_verdict import decide
 from lab.experiments._quality_asking import Answerer, answerer
 from lab.experiments._quality_sets import Asked as Scripted
@@ -27,8 +27,8 @@ from lab.experiments._quality_sets import left_out
 from lab.metrics import calibration, confidence, similarity
 from lab.metrics.judge import Judge, open_judge
 from lab.metrics.judge import refuse as refuse_judge
-from lab.records import Decoding, Estimate, Generation, Question, Score, Trial, Verdict
-from lab.stats.clusters import Part, changed, mean_of_means
+from lab.records import Decoding, Estimate, Question, Trial, Verdict
+from lab.stats.clusters import changed
 
 BENCHMARKS = ("halueval_qa", "halueval_dialogue", "halueval_summarisation")
 BINS = 5
@@ -69,12 +69,12 @@ class Hallucination(Experiment):
         "hallucinated", "right_share", "abstained_share", "hallucinated_change", "hallucinated_detectable",
         "confident_wrong_share", "confidence", "calibration_error", "calibration_error_by_chance", "found_share",
         "tool_used_share", "auc", "precision", "recall", "flagged_share", "base_share", "right_rate")
-    notes: ClassVar[tuple[str, ...]] = ("standing",)
+    notes: ClassVar[tuple[str, ...]] = ("checked_by", "standing")
     charts: ClassVar[tuple[Chart, ...]] = (
-        Chart(title="Hallucinated answers", kind="bar", x="params.situation", y="metrics.hallucinated", series="params.arm",
-              where=("params.kind", "answers")),
-        Chart(title="Confident and wrong", kind="bar", x="params.situation", y="metrics.confident_wrong_share",
-              series="params.arm", where=("params.kind", "answers")),
+        Chart(title="Hallucinated answers (summaries: by the grounding detector)", kind="bar", x="params.situation",
+              y="metrics.hallucinated", series="params.arm", where=("params.kind", "answers")),
+        Chart(title="Confident and wrong (summaries: by the grounding detector)", kind="bar", x="params.situation",
+              y="metrics.confident_wrong_share", series="params.arm", where=("params.kind", "answers")),
         Chart(title="Calibration: right answers by how sure the model was", kind="line", x="metrics.confidence",
               y="metrics.right_rate", series="params.arm", where=("params.kind", "calibration")),
         Chart(title="Detectors: wrong answers scored above right ones (AUC, 0.5 is chance)", kind="bar", x="params.detector",
@@ -95,14 +95,23 @@ class Hallucination(Experiment):
         if not 0 < self.temperature <= 2 or not 0 < self.sure < 1 or self.context_tokens < 128:
             raise LabError("--temperature lies above 0 and up to 2, --sure between 0 and 1, --context-tokens is at least 128.")
 
+    @classmethod
+    def demo(cls, **overrides: Any) -> Self:
+        """Works without embeddings, which are an extra."""
+        short = {"situations": ("reasoning",), "arms": ("closed-book", "tool"), "items": 6, "groups": 40,
+                 "sets": ("halueval_qa",), "detectors": ("length", "grounding_facts")}
+        return cls(**{**short, **overrides})
+
     def check(self) -> None:
         if self.engine not in engines.names() and not is_url(self.engine):
             raise LabError(f"There is no engine '{self.engine}'; the engines are {', '.join(engines.names())}.")
         super().check()
         if self.judge != "none":
             refuse_judge(self.judge)
-        if why := left_out():
-            raise LabError(f"Retrieval and grounding cannot be measured: {why}")
+        if self._embeds() and (why := left_out()):
+            raise LabError(f"Retrieval, summaries and grounding cannot be measured: {why}")
+        if self._searched():
+            retrieval.refuse()
         for name in self.sets:
             entry = data.catalogue().get(name)
             if entry is None or entry.kind != "labelled":
@@ -114,10 +123,19 @@ class Hallucination(Experiment):
         """Closed-book first, because the others are compared with it."""
         return tuple(arm for arm in ARMS if arm in self.arms or arm == "closed-book")
 
+    def _searched(self) -> tuple[str, ...]:
+        """The situations that search an index in one of the arms."""
+        return tuple(name for name in self.situations if "retrieval" in self.arms
+                     or ("tool" in self.arms and "search" in arms_.TOOLS[name]))
+
+    def _embeds(self) -> bool:
+        return bool(self._searched() or "summarisation" in self.situations
+                    or set(self.detectors) & {"contradiction", "grounding", "consistency"})
+
     def size(self) -> int:
         there = sum(bool(one.items) for one in self._situations())
         bins = BINS * len(self.all_arms()) if self._probable() else 0
-        own = 1 if self.detectors else 0
+        own = 1 if self._looks() else 0
         return there * len(self.all_arms()) + bins + len(self._detectors()) * (len(self._sets()) + own)
 
     def _situations(self) -> list[Situation]:
@@ -126,8 +144,11 @@ class Hallucination(Experiment):
     def _probable(self) -> bool:
         return self.engine in ("llama_cpp", "scripted")
 
+    def _looks(self) -> bool:
+        return bool(self.detectors) or self.judge != "none"
+
     def _sets(self) -> list[str]:
-        return [name for name in self.sets if data.catalogue()[name].fetched] if self.detectors else []
+        return [name for name in self.sets if data.catalogue()[name].fetched] if self._looks() else []
 
     def _detectors(self) -> list[str]:
         """The detectors that can look here, a judge's where there is a judge."""
@@ -136,8 +157,7 @@ class Hallucination(Experiment):
                 and (name != "consistency" or self.samples) and (not name.startswith("token_") or self._probable())]
 
     def run(self) -> Iterator[Trial]:
-        embedder = similarity.default()
-        remembered = looks.Remembering(embedder)
+        remembered = looks.Remembering(similarity.default)
         situations = [one for one in self._situations() if one.items]
         scripts = [Scripted(name=one.name, kind="open", questions=tuple(_alone(one.name, q) for q in one.items))
                    for one in situations]
@@ -146,11 +166,11 @@ class Hallucination(Experiment):
         with answerer(self.engine, self.model, asked=scripts, context_tokens=self.context_tokens, threads=self.threads,
                       flash_attention="auto", batch=1 if self.engine == "scripted" else self.batch,
                       key_env=self.key_env) as answering:
-            told: list[_Told] = []
+            told: list[Told] = []
             for situation in situations:
-                index = retrieval.build(situation.documents, embedder, _splitting(situation.name)) if len(self.all_arms()) > 1 \
-                    else None
-                base: _Told | None = None
+                index = retrieval.build(situation.documents, similarity.default(), _splitting(situation.name)) \
+                    if situation.name in self._searched() else None
+                base: Told | None = None
                 for arm in self.all_arms():
                     mine = self._asked(answering, situation, arm, index, remembered)
                     told.append(mine)
@@ -158,11 +178,11 @@ class Hallucination(Experiment):
                     base = base or mine
             if self._probable():
                 yield from self._bins(answering, told)
-            if self.detectors:
-                yield from self._detected(answering, [*judged, _own(told)], remembered)
+            if self._looks():
+                yield from self._detected(answering, [*judged, own(told)], remembered)
 
     def _asked(self, answering: Answerer, situation: Situation, arm: str, index: retrieval.Index | None,
-               embedder: looks.Remembering) -> _Told:
+               embedder: looks.Remembering) -> Told:
         decoding = Decoding(seed=self.seed)
         asked = arms_.prepare(situation, arm, index, lambda requests: answering.ask(requests).generations, k=self.passages,
                               decoding=decoding)
@@ -173,40 +193,34 @@ class Hallucination(Experiment):
             prompts = [answering.engine.prompt_tokens(one.request) for one in asked]
             found = confidence.sure(answering.engine, prompts, [[looks.tokens(answering.engine, g)] for g in given.generations])
             sure = [one[0].mean for one in found]
-        return _Told(situation=situation.name, arm=arm, asked=tuple(asked), generations=given.generations,
+        return Told(situation=situation.name, arm=arm, asked=tuple(asked), generations=given.generations,
                      outcomes=tuple(outcomes), sure=tuple(sure), flags=given.flags)
 
-    def _trial(self, answering: Answerer, mine: _Told, base: _Told | None, index: retrieval.Index | None) -> Trial:
-        calibrated = calibration.calibration(mine.sure, mine.answered("right"), bins=BINS, seed=self.seed)
+    def _trial(self, answering: Answerer, mine: Told, base: Told | None, index: retrieval.Index | None) -> Trial:
+        found = calibration.calibration(mine.sure, mine.answered("right"), bins=BINS, seed=self.seed)
         measures: dict[str, float | Estimate] = {
             "hallucinated": mine.share("hallucinated"), "right_share": mine.share("right"),
             "abstained_share": mine.share("abstained"), "items": len(mine.asked)}
         if answering.scores:
             known = [value for value in mine.sure if not math.isnan(value)]
-            measures |= {"confident_wrong_share": calibration.confident_and_wrong(
-                mine.sure, [one.kind == "hallucinated" for one in mine.outcomes], at=self.sure),
-                "confidence": sum(known) / len(known) if known else math.nan, "calibration_error": calibrated.error,
-                "calibration_error_by_chance": calibrated.by_chance}
+            measures |= {"confident_wrong_share": mine.sure_and_wrong(self.sure),
+                         "confidence": sum(known) / len(known) if known else math.nan, "calibration_error": found.error,
+                         "calibration_error_by_chance": found.by_chance}
         if base is not None:
             change = changed([mine.part("hallucinated")], [base.part("hallucinated")], seed=self.seed)
             measures |= {"hallucinated_change": change, "hallucinated_p_value": change.p_value,
                          "hallucinated_detectable": change.detectable()}
         measures |= mine.evidence()
-        notes = {"calibration": _calibrated(calibrated), "example": mine.example()}
+        notes = {"checked_by": check_.CHECKED_BY[mine.situation], "calibration": calibrated(found),
+                 "example": mine.example()}
         if index is not None and mine.arm != "closed-book":
             notes["index"] = f"{index.version}, {len(index.passages)} passages, {index.manifest['embedding_model']}"
-        kinds: tuple[check_.Kind, ...] = ("hallucinated", "right")
-        scores = [Score(name=kind, item=one.request.id, value=outcome.is_(kind), by="words and sources", why=outcome.why)
-                  for one, outcome in zip(mine.asked, mine.outcomes, strict=True) for kind in kinds]
-        scores += [Score(name="confidence", item=one.request.id, value=value, by="token probability",
-                         why="" if not math.isnan(value) else "no probability is shown")
-                   for one, value in zip(mine.asked, mine.sure, strict=True)]
-        return Trial(name=f"{mine.situation}: {mine.arm}", generations=mine.generations, scores=tuple(scores), measures=measures,
-                     notes={name: text for name, text in notes.items() if text}, flags=mine.flags,
+        return Trial(name=f"{mine.situation}: {mine.arm}", generations=mine.generations, scores=tuple(mine.scores()),
+                     measures=measures, notes={name: text for name, text in notes.items() if text}, flags=mine.flags,
                      settings={**answering.engine.settings, "kind": "answers", "situation": mine.situation, "arm": mine.arm,
                                "role": "candidate" if base else "baseline", "items": len(mine.asked), "passages": self.passages})
 
-    def _bins(self, answering: Answerer, told: Sequence[_Told]) -> Iterator[Trial]:
+    def _bins(self, answering: Answerer, told: Sequence[Told]) -> Iterator[Trial]:
         """How often answers were right by how sure the model was, in bins of equal width, situations together."""
         for arm in self.all_arms():
             pairs = [(s, y) for one in told if one.arm == arm for s, y in zip(one.sure, one.answered("right"), strict=True)
@@ -242,68 +256,10 @@ class Hallucination(Experiment):
                 judge.close()
 
     def verdict(self, trials: pd.DataFrame) -> Verdict:
-        missing = [name for name in self.sets if not data.catalogue()[name].fetched] if self.detectors else []
+        missing = [name for name in self.sets if not data.catalogue()[name].fetched] if self._looks() else []
         absent = (f"Detectors were not measured on {', '.join(missing)}: run `lab data fetch {' '.join(missing)}`.",) \
             if missing else ()
         return decide(trials, items=self.items, left_out=(*asked_.unavailable(self._situations()), *absent))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Told:
-    """What one situation gave in one arm, in the order of its items."""
-
-    situation: str
-    arm: str
-    asked: tuple[Asked, ...]
-    generations: tuple[Generation, ...]
-    outcomes: tuple[Outcome, ...]
-    sure: tuple[float, ...]
-    flags: tuple[str, ...]
-
-    def part(self, kind: check_.Kind) -> Part:
-        clusters = [one.question.group or one.question.id for one in self.asked]
-        return Part(values=[one.is_(kind) for one in self.outcomes], clusters=clusters)
-
-    def share(self, kind: check_.Kind) -> Estimate:
-        found = mean_of_means([self.part(kind)])
-        return Estimate(value=found.value, low=max(0.0, found.low), high=min(1.0, found.high))
-
-    def answered(self, kind: check_.Kind) -> list[float]:
-        """1 or 0 for what was answered; an abstention is neither sure nor wrong."""
-        return [math.nan if one.kind in ("abstained", "failed") else one.is_(kind) for one in self.outcomes]
-
-    def evidence(self) -> dict[str, float | Estimate]:
-        """How often the passage made for an item was found, and how often a call was readable and carried out."""
-        out: dict[str, float | Estimate] = {}
-        wanted = [asked_.gold(self.situation, one.question) for one in self.asked]
-        if self.arm == "retrieval" and all(wanted):
-            out["found_share"] = calibration.share_right([
-                float(any(f.passage.document == gold for f in one.found)) for one, gold in zip(self.asked, wanted, strict=True)])
-        if self.arm == "tool":
-            out["tool_used_share"] = calibration.share_right([
-                float(one.called is not None and one.called.readable) for one in self.asked])
-        return out
-
-    def example(self) -> str:
-        """The first answer in this arm, with what was shown and what became of it."""
-        one, given, outcome = self.asked[0], self.generations[0], self.outcomes[0]
-        cited = "; ".join(found.cite() for found in one.found) or (one.called.said if one.called else "")
-        return (f"{one.question.question[:160]} - {given.text.strip()[:160]} ({outcome.kind}: {outcome.why}"
-                f"{f'; shown {cited[:200]}' if cited else ''})")
-
-
-def _own(told: Sequence[_Told]) -> looks.Answers:
-    """Closed-book answers that claim something, where the checker is none of the detectors: all situations but summaries."""
-    rows = [(one.question, given, outcome, f"{t.situation}/{one.question.group or one.question.id}")
-            for t in told if t.arm == "closed-book" and t.situation != "summarisation"
-            for one, given, outcome in zip(t.asked, t.generations, t.outcomes, strict=True)
-            if outcome.kind in ("right", "hallucinated")]
-    # The checker read the references, so no detector may.
-    return looks.Answers(
-        set=looks.OWN, questions=tuple(dataclasses.replace(q, references=()) for q, _, _, _ in rows),
-        generations=tuple(given for _, given, _, _ in rows),
-        hallucinated=tuple(float(outcome.kind == "hallucinated") for _, _, outcome, _ in rows),
-        groups=tuple(f"{group}/{q.id}" for q, _, _, group in rows))
 
 
 def _alone(situation: str, question: Question) -> Question:
@@ -315,13 +271,3 @@ def _alone(situation: str, question: Question) -> Question:
 def _splitting(situation: str) -> retrieval.Splitting:
     """A summary is helped by single sentences, a question by a passage."""
     return retrieval.Splitting(words=1, overlap=0) if situation == "summarisation" else retrieval.Splitting(words=60)
-
-
-def _calibrated(found: calibration.Calibration) -> str:
-    if math.isnan(found.error.value):
-        return found.table()
-    worse = "more than" if found.error.value > found.by_chance else "no more than"
-    return (f"ECE {found.error.value:.2f} ({found.error.low:.2f} to {found.error.high:.2f}), {worse} a calibrated model might "
-            f"show ({found.by_chance:.2f}); {found.table()}")
-
-

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self
 from urllib.parse import urlsplit
 
@@ -47,6 +47,8 @@ class Judging(Experiment):
         ("smollm2-135m", "scripted:perfect", "scripted:first", "scripted:longer", "scripted:random"),
         "judges: models, server URLs (#MODEL), anthropic:MODEL, vllm:MODEL, scripted:KIND, jury:ONE+OTHER")
     sets: tuple[str, ...] = option((), f"labelled sets or files; none: {' and '.join(SETS)} if fetched, else {SHIPPED}")
+    column_names: str = option(
+        "", "columns of such files, where they have names of their own: question=prompt,label=verdict; empty: ours")
     items: int = option(ENOUGH, "labelled answers of each set that are graded")
     pairs: int = option(60, "pairs of answers to one question that are compared, in both orders")
     repeats: int = option(2, "times the first answers are graded again, with other seeds; 0 leaves it out")
@@ -65,9 +67,10 @@ class Judging(Experiment):
 
     columns: ClassVar[tuple[str, ...]] = (
         "judge_agreement_share", "constant_guess_share", "judge_kappa", "judge_alpha", "discrimination", "pair_kappa",
-        "pair_agreement_share", "position_flip_share", "position_lean", "length_bias", "self_agreement_share", "unscored_share",
-        "labelled_items", "judgement_s", "judgement_tokens", "judgement_cost_usd")
-    notes: ClassVar[tuple[str, ...]] = ("standing", "pair_standing")
+        "pair_agreement_share", "pair_decided_share", "position_flip_share", "position_lean", "length_bias",
+        "self_agreement_share", "unscored_share", "pair_unscored_share", "labelled_items", "judgement_s", "judgement_tokens",
+        "judgement_cost_usd")
+    notes: ClassVar[tuple[str, ...]] = ("standing", "pair_standing", "habits")
     charts: ClassVar[tuple[Chart, ...]] = (
         Chart(title="Agreement with people, the constant guess beside it", kind="bar", x="params.judge",
               y="metrics.judge_agreement_share", series="params.set"),
@@ -111,6 +114,8 @@ class Judging(Experiment):
             judges_.refuse(name)
             if "anthropic:" in name and not os.environ.get("ANTHROPIC_API_KEY", "").strip():
                 raise LabError(f"The judge '{name}' wants a key; put yours into the environment variable ANTHROPIC_API_KEY.")
+        if self.column_names and all(name in data.catalogue() for name in self.all_sets()):
+            raise LabError("--column-names is for files of your own; the sets of the catalogue have our columns already.")
         for name in self.all_sets():
             self._labelled(name)
 
@@ -121,15 +126,18 @@ class Judging(Experiment):
                 yield self._trial(judge, name, labelled)
 
     def _labelled(self, name: str) -> list[data.Labelled]:
-        found = data.labelled(name, self.items, self.seed)
+        found = self._read(name, self.items)
         axes = sorted({one.axis for one in found})
         if len(axes) != 1:
             raise LabError(f"The set '{name}' mixes labels of {', '.join(axes)}; give one axis a set.")
         rubric.find(axes)
         return found
 
+    def _read(self, name: str, limit: int | None = None) -> list[data.Labelled]:
+        return data.labelled(name, limit, self.seed, columns_of(name, self.column_names))
+
     def _trial(self, name: str, set_: str, labelled: Sequence[data.Labelled]) -> Trial:
-        pool = data.labelled(set_)  # pairs are of one question, and a sample of answers has few of those
+        pool = self._read(set_)  # pairs are of one question, and a sample of answers has few of those
         scripted = name.startswith("scripted:")
         judge = open_judge(
             name, axes=(labelled[0].axis,), by="answer" if scripted else self.by, guided=self.guided,
@@ -141,13 +149,14 @@ class Judging(Experiment):
                                 seed=self.seed)
             kept = judge.spent.kept
             notes = {"standing": found.trust.standing, "trust": found.trust.sentence(), "caveat": self._caveat(set_, labelled)}
+            notes |= {"habits": "; ".join(found.trust.habits())}
             if found.trust.pairs is not None:
                 notes |= {"pair_standing": found.trust.pair_standing, "pair_trust": found.trust.pair_sentence()}
             return Trial(
-                name=f"{_short(name)} on {set_}",
-                settings={"judge": _short(name), "set": set_, "axis": labelled[0].axis, "rubric": judge.rubric,
-                          "by": "likelihood" if judge.by_likelihood else "answer", "guided": self.guided, "items": len(labelled),
-                          "kept_judgements": kept, "threads": self.threads},
+                name=f"{short_name(name)} on {set_}",
+                settings={"judge": short_name(name), "set": set_, "axis": labelled[0].axis, "rubric": judge.rubric,
+                          "by": "likelihood" if judge.by_likelihood else "answer", "asked_in": judge.asked_in,
+                          "guided": self.guided, "items": len(labelled), "kept_judgements": kept, "threads": self.threads},
                 scores=(*found.labels, *found.scores, *(one.score for one in found.preferences)),
                 measures=self._measures(found, labelled, scripted), notes=notes,
                 flags=() if scripted or kept == len(judge.spent.replies) else watch.result.flags())
@@ -167,6 +176,7 @@ class Judging(Experiment):
             "labelled_items": float(len(labelled)), "detectable_share": trust.detectable}
         if trust.pairs is not None:
             made |= {"pair_kappa": trust.pairs.kappa, "pair_agreement_share": trust.pairs.observed,
+                     "pair_decided_share": trust.decided, "pair_unscored_share": trust.pairs_unscored,
                      "position_flip_share": trust.flip_share, "position_lean": trust.lean}
         made = {name: _without_noise(value) for name, value in made.items()}
         if scripted:
@@ -178,8 +188,7 @@ class Judging(Experiment):
     def verdict(self, trials: pd.DataFrame) -> Verdict:
         trials = trials.sort_values("started_at", kind="stable") if "started_at" in trials else trials
         real = trials[~trials["params.judge"].str.startswith("scripted:")]
-        rows = real if len(real) else trials[trials["params.judge"] != GUESS]
-        rows = rows if len(rows) else trials
+        rows = real if len(real) else trials
         decision = " ".join(_decision(name, part) for name, part in rows.groupby("params.set", sort=False))
         best = _trusted(rows)
         notes = trials.get("tags.lab.note.caveat", pd.Series(dtype=str)).dropna()
@@ -202,6 +211,9 @@ def _why(trials: pd.DataFrame, shown: pd.DataFrame) -> tuple[str, ...]:
     beside = [f"Kappa on {name}: " + ", ".join(
         f"{row['params.judge']} {describe('judge_kappa').show(row['metrics.judge_kappa'])}" for _, row in part.iterrows()) + "."
         for name, part in trials.groupby("params.set", sort=False)]
+    beside += [f"Told apart on {name}: {told}." for name, part in trials.groupby("params.set", sort=False)
+               if (told := "; ".join(f"{row['params.judge']} ({row['tags.lab.note.habits']})" for _, row in part.iterrows()
+                                     if isinstance(row.get("tags.lab.note.habits"), str) and row["tags.lab.note.habits"]))]
     kept, left = list[str](), MOST_WHY
     for line in [*beside, *said]:
         left -= len(line)
@@ -216,7 +228,9 @@ def _decision(set_: object, rows: pd.DataFrame) -> str:
     axis = rows["params.axis"].iloc[0]
     by_standing: dict[str, list[str]] = {}
     for _, row in rows.iterrows():
-        by_standing.setdefault(str(row["tags.lab.note.standing"]), []).append(str(row["params.judge"]))
+        habits = row.get("tags.lab.note.habits")
+        by_standing.setdefault(str(row["tags.lab.note.standing"]), []).append(
+            f"{row['params.judge']} ({habits})" if isinstance(habits, str) and habits else str(row["params.judge"]))
     said = [f"{_and(names)} {'is' if len(names) == 1 else 'are'} {words}" for standing, words in (
         ("trusted", "to be trusted"),
         ("better than a constant guess", "better than a constant guess and not to be trusted alone"),
@@ -235,7 +249,12 @@ def _and(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _short(name: str) -> str:
+def columns_of(name: str, given: str) -> Mapping[str, str] | None:
+    """Our columns with those of a file of the user's own, as `--column-names` gives them; none for a set of the catalogue."""
+    return data.column_names(given) if given and name not in data.catalogue() else None
+
+
+def short_name(name: str) -> str:
     """A judge's name without the folders of a file or the path of an address."""
     if is_url(name):
         parts = urlsplit(name)

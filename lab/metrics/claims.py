@@ -6,7 +6,11 @@ import re
 
 from lab.metrics._facts import numbers
 
-_END = re.compile(r"(?<=[.!?])[\"'”’)\]]*\s+(?=[A-Z0-9\"'“‘(\[])|\n+|(?<=[a-z0-9)])(?=[.!?][A-Z])")
+_END = re.compile(r"(?<=[.!?])[\"'”’)\]]*\s+(?=[^\W_a-z]|[\"'“‘(\[])|\n+|(?<=[a-z0-9)])(?=[.!?][A-Z])|(?<=[。！？।])")
+ABBREVIATED = re.compile(r"(?:^|[^\w.])(?:Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|vs|etc|No|Inc|Ltd|Co|e\.g|i\.e|(?:[A-Z]\.){0,3}[A-Z])\.$")
+"""What a text that goes on behind its dot ends with: titles, initials."""
+LONGEST_WORDS = 60
+"""Embeddings read the first 256 tokens of a text and leave out the rest, so that longer sentences are cut."""
 _NAME = re.compile(r"(?<![\w'’])[A-Z][\w'’.-]*\w|(?<![\w'’])[A-Z]\b")
 _STARTERS = frozenset({
     "after", "all", "also", "although", "among", "another", "because", "before", "both", "during", "each", "even", "every", "few",
@@ -19,8 +23,30 @@ _STARTERS = frozenset({
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a text, also where the source lost the space between two; an empty text has none."""
-    return [part.strip(" .") for part in _END.split(text.strip()) if part and re.search(r"\w", part)]
+    """The sentences of a text, also where the source lost the space between two; an empty text has none.
+
+    One of more than `LONGEST_WORDS` words is cut into parts.
+    """
+    found: list[str] = []
+    open_ = ""
+    for part in _END.split(text.strip()):
+        whole = f"{open_} {part}" if open_ else part
+        goes_on = len(whole) < 400 and ABBREVIATED.search(whole[-12:]) is not None
+        open_ = whole if goes_on else ""
+        if not goes_on:
+            found += _parts(whole.strip(" ."))
+    return found + _parts(open_.strip(" ."))
+
+
+def _parts(sentence: str) -> list[str]:
+    words = sentence.split()
+    if not re.search(r"\w", sentence):
+        return []
+    if len(words) <= LONGEST_WORDS and len(sentence) <= LONGEST_WORDS * 12:
+        return [sentence]
+    parts = [" ".join(words[i : i + LONGEST_WORDS]) for i in range(0, len(words), LONGEST_WORDS)]
+    size = LONGEST_WORDS * 12  # a text without spaces is one word
+    return [part[i : i + size] for part in parts for i in range(0, len(part), size) if re.search(r"\w", part[i : i + size])]
 
 
 def of(question: str, answer: str, *, fewest: int = 4) -> list[str]:

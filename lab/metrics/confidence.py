@@ -56,10 +56,10 @@ def _sure(logprobs: NDArray[np.float64]) -> Sure:
 def detector(which: Literal["mean", "lowest"], known: Sequence[Sure]) -> Detector:
     """A detector for answers in the order of `known`: how unsure the model was, 1 less the mean or the lowest probability."""
     def detect(questions: Sequence[Question], generations: Sequence[Generation]) -> list[Score]:
-        by = {id(q): one for q, one in zip(questions, known, strict=True)}
-
         def values(asked: Sequence[tuple[Question, str]]) -> list[tuple[float, str]]:
-            return [(1 - getattr(by[id(q)], which), f"{by[id(q)].tokens} tokens") for q, _ in asked]
+            by = {(id(q), g.text.strip()): one for q, g, one in zip(questions, generations, known, strict=True)}
+            mine = [by[id(q), text] for q, text in asked]
+            return [(1 - getattr(one, which), f"{one.tokens} tokens") for one in mine]
 
         return detected(f"token_{which}", "probability", questions, generations, values, needs="nothing")
 

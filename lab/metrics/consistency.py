@@ -26,11 +26,12 @@ def with_samples(samples: Sequence[Sequence[str]], embedder: Embeds | None = Non
     def detect(questions: Sequence[Question], generations: Sequence[Generation]) -> list[Score]:
         if len(samples) != len(questions):
             raise LabError(f"There are {len(questions)} questions and samples for {len(samples)}; give samples for each.")
-        drawn = {id(q): [s for s in several if s.strip()] for q, several in zip(questions, samples, strict=True)}
 
         def values(asked: Sequence[tuple[Question, str]]) -> list[tuple[float, str]]:
+            drawn = {(id(q), g.text.strip()): [s for s in several if s.strip()]
+                     for q, g, several in zip(questions, generations, samples, strict=True)}
             used = embedder or similarity.default()
-            return [disagreement(q.question, text, drawn[id(q)], used) for q, text in asked]
+            return [disagreement(q.question, text, drawn[id(q), text], used) for q, text in asked]
 
         return detected("consistency", "samples", questions, generations, values, needs="nothing")
 

@@ -81,6 +81,11 @@ class Judge:
     def by_likelihood(self) -> bool:
         return self._asker.by_likelihood
 
+    @property
+    def asked_in(self) -> str:
+        """"chat", in turns of the model's template, or "plain text" where a base model has none."""
+        return "plain text" if getattr(self._asker, "plain", False) else "chat"
+
     def grade(
         self, question: str, answer: str, references: Sequence[str] = (), context: str = "", *, id: str = "0"
     ) -> list[Score]:
@@ -155,6 +160,10 @@ class Jury(Judge):
     def by_likelihood(self) -> bool:
         """Whether asking again could change nothing."""
         return all(judge.by_likelihood for judge in self._judges)
+
+    @property
+    def asked_in(self) -> str:
+        return "; ".join(dict.fromkeys(judge.asked_in for judge in self._judges))
 
     def grade_many(self, items: Sequence[Item], *, turn: int = 0) -> list[list[Score]]:
         each = [judge.grade_many(items, turn=turn) for judge in self._judges]

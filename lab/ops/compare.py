@@ -164,7 +164,9 @@ def _mean_of_sets(
 ) -> list[Row]:
     """`quality`, the mean of the sets' means, tested as the experiment itself does; no row where a set cannot be paired."""
     before, after = _by_item(baseline), _by_item(other)
-    old, new, least = [], [], 1.0
+    old: list[Part] = []
+    new: list[Part] = []
+    least = 1.0
     for name in named:
         keys = [key for key in before if key[0] == name and key in after]
         items = [item for item in before[keys[0]] if item in after[keys[0]]] if len(keys) == 1 else []

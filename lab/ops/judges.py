@@ -14,6 +14,7 @@ from lab.records import Generation, Score
 if TYPE_CHECKING:
     from mlflow.genai.scorers import Scorer
 
+PREFERENCE = "preference"
 UNMEASURED = "How far this judge agrees with people was not measured; `lab run judging` does."
 _QUESTION = ("question", "query", "prompt", "input", "messages")
 
@@ -53,6 +54,28 @@ def log(
     ids = feedback.put_traces(run_id, {score.item: generations[score.item] for score in scores})
     given = [Feedback(trace_id=ids[score.item], name=score.name, value=score.value if score.scored else None, by=score.by,
                       kind="judge", why=score.why, about=f"rubric {rubric}", details=_details(rubric, trust)) for score in scores]
+    feedback.give(given)
+    return given
+
+
+def log_pairs(
+    run_id: str, generations: Mapping[str, Generation], other_run_id: str, others: Mapping[str, Generation],
+    scores: Sequence[Score], *, rubric: str, trust: str = "",
+) -> list[Feedback]:
+    """Store a judge's preferences between two runs' answers to the same items: 1 for the first run's, 0.5 a tie, 0.
+
+    Each is stored on the traces of both answers, mirrored, so that it is found from whichever side one comes.
+    """
+    ids = feedback.put_traces(run_id, {score.item: generations[score.item] for score in scores})
+    theirs = feedback.put_traces(other_run_id, {score.item: others[score.item] for score in scores})
+    given = []
+    for score in scores:
+        for here, there, value in ((ids, theirs, score.value), (theirs, ids, 1 - score.value)):
+            other = there[score.item]
+            given.append(Feedback(
+                trace_id=here[score.item], name=PREFERENCE, value=value if score.scored else None, by=score.by, kind="judge",
+                why=score.why, about=f"rubric {rubric}, against {other}",
+                details={**_details(rubric, trust), "lab.other_trace": other}))
     feedback.give(given)
     return given
 

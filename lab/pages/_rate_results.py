@@ -146,4 +146,4 @@ def _value(found: ratings.Summary, value: float) -> str:
 
 
 def _interval(estimate: Estimate) -> str:
-    return "" if math.isnan(estimate.low) else f"{estimate.low:.2f} to {estimate.high:.2f}"
+    return "too few items" if math.isnan(estimate.low) else f"{estimate.low:.2f} to {estimate.high:.2f}"

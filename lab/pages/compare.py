@@ -15,7 +15,7 @@ from lab.experiments import Chart, Experiment
 from lab.metrics import speed
 from lab.names import compared, describe
 from lab.ops import compare
-from lab.pages import _store, _words
+from lab.pages import _compare_risk, _store, _words
 
 NEWEST = 200
 MOST_RUNS = 8
@@ -49,6 +49,7 @@ def main() -> None:
     else:
         measures = _measures(cls, trials)
         _table(experiment, cls, runs, trials, measures)
+        wanted |= _compare_risk.show(cls, trials, seed.get("risk", [""])[0], key=f"risk {round_} {experiment}")
         wanted |= _tradeoff(cls, trials, measures, seed, round_)
         _figures(cls, trials, wanted)
         wanted |= _differences(runs, trials, seed, round_)

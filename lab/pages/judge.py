@@ -11,6 +11,7 @@ import streamlit as st
 from lab import data, plots
 from lab.errors import LabError
 from lab.experiments import Chart
+from lab.experiments.judging import columns_of
 from lab.metrics.judging import disagreements, rubric
 from lab.names import describe
 from lab.ops import history
@@ -23,7 +24,8 @@ COLOURS = {"trusted": "green", "better than a constant guess": "blue", "no bette
            "cannot tell": "gray"}
 NO_BETTER = "no better than a constant guess"
 COLUMNS = ("judge_agreement_share", "constant_guess_share", "judge_kappa", "discrimination", "pair_agreement_share",
-           "position_flip_share", "position_lean", "length_bias", "self_agreement_share", "unscored_share", "judgement_s")
+           "pair_decided_share", "position_flip_share", "position_lean", "length_bias", "self_agreement_share", "unscored_share",
+           "pair_unscored_share", "judgement_s")
 
 
 def main() -> None:
@@ -43,7 +45,7 @@ def main() -> None:
         _standings(trials)
         _table(trials)
         _figures(trials)
-        _parting(trials)
+        _parting(trials, str(run.get("params.column_names") or ""))
     except LabError as error:
         st.error(_words.plain(error))
 
@@ -108,6 +110,9 @@ def _standings(trials: pd.DataFrame) -> None:
             head = st.container(horizontal=True, vertical_alignment="center")
             head.markdown(f"**{_words.plain(trial['params.judge'])}**", width="content")
             head.badge(standing, color=COLOURS.get(standing, "gray"))  # type: ignore[arg-type]
+            if isinstance(habits := trial.get("tags.lab.note.habits"), str) and habits:
+                for habit in habits.split("; "):
+                    head.badge(_words.plain(habit), color="gray")
             if standing == NO_BETTER:
                 st.markdown(f"This judge is {NO_BETTER}.")
             for note in ("trust", "pair_trust"):
@@ -152,7 +157,7 @@ def _drawn(chart: Chart, trials: pd.DataFrame, dark: bool) -> Any:
     return plots.draw(chart, trials, dark=dark)
 
 
-def _parting(trials: pd.DataFrame) -> None:
+def _parting(trials: pd.DataFrame, column_names: str) -> None:
     """One judge's grades against people's labels, and the answers on which they part."""
     st.subheader("People against the judge", anchor=False)
     judges = list(trials["params.judge"])
@@ -168,10 +173,10 @@ def _parting(trials: pd.DataFrame) -> None:
     table.insert(0, "People", [row.capitalize() for row in counts])
     st.dataframe(table, hide_index=True, height="content")
     st.caption("How many answers people accepted or not, by the judge's grade. Grades 4 and 5 accept.")
-    _examples(str(trial["params.set"]), scores)
+    _examples(str(trial["params.set"]), scores, column_names)
 
 
-def _examples(set_: str, scores: list[Score]) -> None:
+def _examples(set_: str, scores: list[Score], column_names: str) -> None:
     found = disagreements.disagreements(scores)
     if not found:
         st.markdown("The judge and people part on no answer.")
@@ -183,7 +188,7 @@ def _examples(set_: str, scores: list[Score]) -> None:
                 + ", ".join(f"{_words.plain(one.item)} ({_grade(one.score)})" for one in found) + ".")
         return
     try:
-        texts = _texts(set_)
+        texts = _texts(set_, column_names)
     except LabError as error:
         st.info(_words.plain(error))
         return
@@ -213,9 +218,10 @@ def _scores(run_id: str) -> list[Score]:
 
 
 @st.cache_data(show_spinner="Reading the labelled answers", max_entries=4)
-def _texts(set_: str) -> dict[str, tuple[str, str, str]]:
+def _texts(set_: str, column_names: str) -> dict[str, tuple[str, str, str]]:
     """Question, answer and right answers by item."""
-    return {one.item: (one.question, one.answer, " / ".join(one.references)) for one in data.labelled(set_)}
+    return {one.item: (one.question, one.answer, " / ".join(one.references))
+            for one in data.labelled(set_, columns=columns_of(set_, column_names))}
 
 
 main()

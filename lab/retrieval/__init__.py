@@ -8,9 +8,9 @@
 An index belongs to the embedding model it was made with, down to the weights; it refuses any other.
 """
 
-from lab.retrieval.index import Embeds, Found, Index, build, load
+from lab.retrieval.index import Embeds, Found, Index, build, load, refuse
 from lab.retrieval.passages import Document, Passage, Splitting, split
 from lab.retrieval.recall import Recall, exact, lexical, measure
 
 __all__ = ["Document", "Embeds", "Found", "Index", "Passage", "Recall", "Splitting", "build", "exact", "lexical", "load",
-           "measure", "split"]
+           "measure", "refuse", "split"]

@@ -6,6 +6,7 @@ Neighbours are found by a graph over the vectors (HNSW, Malkov and Yashunin 2018
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -150,6 +151,12 @@ def load(folder: Path | str, embedder: Embeds) -> Index:
                 (place / _FILES["passages"]).read_text(encoding="utf-8").split("\n") if line]
     graph = _library().Index.restore(str(place / _FILES["graph"]))
     return Index(passages, np.load(place / _FILES["vectors"], allow_pickle=False), graph, embedder, manifest)
+
+
+def refuse() -> None:
+    """Raise `LabError` where no index can be built here; found without importing anything."""
+    if importlib.util.find_spec("usearch") is None:
+        raise LabError(f"The index needs an extra that is not installed; run `{_INSTALL}`.")
 
 
 def remove(folder: Path | str) -> None:

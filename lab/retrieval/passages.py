@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lab.errors import LabError
+from lab.metrics.claims import ABBREVIATED
 
-_SENTENCE = re.compile(r"\S.*?(?:[.!?]+[\"'”’)\]]*(?=\s)|\n|$)", re.DOTALL)
-"""A sentence ends with its mark before white space, or with its line."""
-_ABBREVIATED = re.compile(r"(?:\b(?:Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|vs|etc|No|Inc|Ltd|Co|e\.g|i\.e|U\.S|[A-Z]))\.$")
+_SENTENCE = re.compile(r"\S.*?(?:(?<![.!?])[.!?]++[\"'”’)\]]*+(?=\s)|[。！？।]|\n|$)", re.DOTALL)
+"""A sentence ends with its mark before white space, with an Asian mark, or with its line."""
+MOST_WORDS = 80
+"""Embeddings read the first 256 tokens of a text: what stands behind them in one long sentence would never be found."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +42,7 @@ class Passage:
 class Splitting:
     """How documents are cut: passages of about `words` words; each begins with the last `overlap` sentences of the one before.
 
-    A sentence longer than `words` is a passage of its own.
+    A sentence longer than `words` is a passage of its own, one that is longer than `MOST_WORDS` too is cut.
     """
 
     words: int = 80
@@ -58,7 +60,7 @@ def sentences(text: str) -> list[tuple[int, int]]:
     for match in _SENTENCE.finditer(text):
         start, end = match.start(), match.start() + len(match.group().rstrip())
         start = open_from if open_from >= 0 else start
-        goes_on = _ABBREVIATED.search(text[start:end]) is not None and not match.group().endswith("\n")
+        goes_on = ABBREVIATED.search(text[max(start, end - 12) : end]) is not None and not match.group().endswith("\n")
         open_from = start if goes_on else -1
         if not goes_on:
             found.append((start, end))
@@ -66,9 +68,10 @@ def sentences(text: str) -> list[tuple[int, int]]:
 
 
 def split(document: Document, splitting: Splitting = Splitting()) -> list[Passage]:
-    """The passages of a document, in its order; every sentence is in at least one. An empty document has none."""
-    spans = sentences(document.text)
-    sizes = [len(document.text[start:end].split()) for start, end in spans]
+    """The passages of a document, in its order; every word is in at least one. An empty document has none."""
+    most = max(MOST_WORDS, splitting.words)
+    spans = [part for start, end in sentences(document.text) for part in _pieces(document.text, start, end, most)]
+    sizes = [_size(document.text[start:end]) for start, end in spans]
     out: list[Passage] = []
     first = 0
     while first < len(spans):
@@ -78,6 +81,26 @@ def split(document: Document, splitting: Splitting = Splitting()) -> list[Passag
             break
         first = max(first + 1, last + 1 - splitting.overlap)
     return out
+
+
+def _size(text: str) -> int:
+    """Words; of scripts and lines without spaces, as many as would take an embedding model that many tokens."""
+    foreign = len(text) - len(text.encode("ascii", "ignore"))
+    return max(len(text.split()), (len(text) - foreign) // 12 + foreign // 3)
+
+
+def _pieces(text: str, start: int, end: int, words: int) -> list[tuple[int, int]]:
+    """A sentence, or the pieces of one that is too long: cut where a word ends, and inside a word that is too long itself."""
+    if _size(text[start:end]) <= words:
+        return [(start, end)]
+    out: list[tuple[int, int]] = []
+    first = last = start
+    for match in re.compile(rf"\S{{1,{words * 3}}}").finditer(text, start, end):
+        if last > first and _size(text[first : match.end()]) > words:
+            out.append((first, last))
+            first = match.start()
+        last = match.end()
+    return [*out, (first, last)]
 
 
 def _last(sizes: Sequence[int], first: int, words: int) -> int:

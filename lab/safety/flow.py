@@ -97,7 +97,8 @@ class Flow:
     def _decide(
         self, rule: Rule, action: Action, seconds: float, *, found: Sequence[Finding] = (), reason: str = ""
     ) -> None:
-        message = (rule.message or self._message) if action == "block" else ""
+        # The words of a rule say what was found; a rule that failed found nothing.
+        message = (rule.message if found and rule.message else self._message) if action == "block" else ""
         made = self._log(Decision(
             rule=rule.name, action=action, stage=self._stage, category=found[0].category if found else "",
             evidence=places(found) if found else "", reason=reason, added_s=seconds, message=message))

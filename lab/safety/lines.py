@@ -14,7 +14,9 @@ Path = tuple[str | int, ...]
 def read(text: str, file: str) -> tuple[Any, dict[Path, int]]:
     """The values of `text` and the line (from 1) of every key and item. Raises `LabError` for bad YAML and double keys."""
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node = yaml.compose(text, Loader=_Plain)
+    except RecursionError:
+        raise LabError(f"{file}: its brackets are nested too deep to be a policy; write it flat.") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         where = f"line {mark.line + 1}" if mark else "somewhere"
@@ -28,6 +30,16 @@ def read(text: str, file: str) -> tuple[Any, dict[Path, int]]:
         return _value(node, (), lines, file, loader), lines
     finally:
         loader.dispose()
+
+
+class _Plain(yaml.SafeLoader):
+    """Without aliases: a text of one line that refers to itself may stand for an endless one."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            here = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, "an alias (*), which a policy cannot have", here)
+        return super().compose_node(parent, index)
 
 
 def _value(node: yaml.Node, path: Path, lines: dict[Path, int], file: str, loader: yaml.SafeLoader) -> Any:

@@ -14,8 +14,11 @@ from dataclasses import dataclass
 OTHER = 0xFF
 """The byte that stands for a character that no pattern of ours speaks of."""
 _ALIKE = dict(zip(
-    "аАВвсСеЕНһіІїЇјЈКкМмоОрРԛѕЅТтԝуУхХгьΑΒΕΖΗΙΚΜΝΟΡΤΥΧαεικνορτυχωıɡɑⅼ∣ｌ–—−‘’“”‚…·•∙⋅\u2028\u2029\x85\xa0",
-    "aABbcCeEHhiIiIjJKkMmoOpPqsSTtwyYxXrbABEZHIKMNOPTYXaeiknoptuxwigalll---''\"\"'.....\n\n\n ", strict=True))
+    "аАВвсСеЕНһіІїЇјЈКкМмоОрРԛѕЅТтԝуУхХгьΑΒΕΖΗΙΚΜΝΟΡΤΥΧαεικνορτυχωηγσıɡɑⅼ∣ｌ–—−‘’“”‚…·•∙⋅\u2028\u2029\x85\xa0",
+    "aABbcCeEHhiIiIjJKkMmoOpPqsSTtwyYxXrbABEZHIKMNOPTYXaeikvoptuxwnyoigalll---''\"\"'.....\n\n\n ", strict=True)) | dict(zip(
+    "ᴀʙᴄᴅᴇꜰɢʜɪᴊᴋʟᴍɴᴏᴘǫʀꜱᴛᴜᴠᴡʏᴢ‐‑‒―⁃", "abcdefghijklmnopqrstuvwyz-----", strict=True))
+_TAGS = range(0xE0020, 0xE007F)
+"""Invisible characters that a model reads as the ASCII they stand for (Unicode's block Tags)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +70,8 @@ def _plain(character: str) -> str:
         return character
     if character in _ALIKE:
         return _ALIKE[character]
+    if ord(character) in _TAGS:
+        return chr(ord(character) - 0xE0000)
     kind = unicodedata.category(character)
     if kind in ("Mn", "Me", "Cf"):
         return ""

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lab.errors import LabError
 from lab.records import Estimate
-from lab.stats import FEWEST, RESAMPLES, Floats, _blocks, _valid, _with_interval, clustered_mean, proportion
+from lab.stats import RESAMPLES, Floats, _blocks, _t_interval, _valid, _with_interval, clustered_mean, proportion
 
 Level = Literal["nominal", "ordinal", "interval"]
 Weights = Literal["linear", "quadratic"]
@@ -28,6 +28,11 @@ Codes = NDArray[np.intp]
 """Ratings as positions in the sorted values that occur; -1 is not rated."""
 UNDEFINED_SHARE = 0.05
 """With more undefined resamples than this an interval of the others would be about another question: it is NaN."""
+FEWEST = 10
+"""Items, or clusters of them, below which nothing is drawn again. Simulated (two raters who agree with a truth 85% of the
+time), the 95% interval of alpha covers 0.66 of the time at 3 items, 0.88 at 5, 0.93 at 10 and 0.97 at 20."""
+MARGIN = 0.05
+"""A lead over the constant guess that is worth nothing: "no better" means that a larger one is excluded."""
 _LONGEST_SCALE = 100
 
 
@@ -36,9 +41,10 @@ class Agreement:
     """How far ratings may stand for labels: on `n` items that have both.
 
     `observed` is the share of items that agree. `constant` is that of the constant guess that agrees best with the labels:
-    an agreement says nothing without it. `above_constant` comes from the paired difference of the two, item by item:
-    "yes" when its interval lies above 0, "no" when it does not reach above 0 (or when all that was said is one constant),
-    else "cannot tell".
+    an agreement says nothing without it. `lead` is the paired difference of the two, item by item (see `_lead`).
+    `above_constant` is "yes" when the interval of the lead lies above 0; "no" when it ends below `MARGIN`, so that a lead
+    worth having is excluded, or when one and the same was said of everything, which is a constant guess; "cannot tell"
+    between the two, below 10 items, and where the labels do not vary, since nothing can then be better than constant.
     """
 
     n: int
@@ -47,6 +53,12 @@ class Agreement:
     alpha: Estimate
     constant: float
     above_constant: Literal["yes", "no", "cannot tell"]
+    lead: Estimate = Estimate(value=math.nan)
+
+    @property
+    def labels_vary(self) -> bool:
+        """Whether the labels of the items say more than one thing; without that nobody can show that they agree."""
+        return self.n > 0 and self.constant < 1
 
 
 def kappa(a: ArrayLike, b: ArrayLike, *, weights: Weights | None = None) -> float:
@@ -89,7 +101,7 @@ def alpha_estimate(
 
     Krippendorff's own algorithm draws pairs of ratings, which takes the ratings of one item for independent; items are
     what another sample would bring, so items are drawn. Perfect agreement has the interval 1 to 1 however few the items;
-    below 3 items, or where more than 5% of the resamples are undefined, it is NaN.
+    below 10 items, or where more than 5% of the resamples are undefined, it is NaN.
     """
     values = _table(ratings, level)
     value = alpha(ratings, level=level)
@@ -128,19 +140,37 @@ def agreement(
 
     counts = _one_hot(a, domain.size) + _one_hot(b, domain.size)
     ratings = np.stack([a, b]).astype(np.float64)
-    difference = drawn(float(better.mean()), lambda w: w @ better / w.sum(axis=1))
+    lead, constant = _lead(better, owner, confidence), float((a == most).mean())
     return Agreement(
         n=x.size, observed=_share(agree, owner, clusters is not None, confidence),
         kappa=drawn(kappa(a, b), lambda w: _kappas(w, a, b, domain.size)),
         alpha=drawn(alpha(ratings), lambda w: _alphas(w, counts, np.arange(domain.size, dtype=np.float64), "nominal")),
-        constant=float((a == most).mean()),
-        above_constant="no" if np.unique(b).size == 1 and not math.isnan(difference.low) else _above(difference))
+        constant=constant, lead=lead, above_constant=_above(lead, varied=constant < 1, one_thing=np.unique(b).size == 1))
 
 
-def _above(difference: Estimate) -> Literal["yes", "no", "cannot tell"]:
-    if math.isnan(difference.low):
+def _lead(better: Floats, owner: Codes, confidence: float) -> Estimate:
+    """The mean of `better` (1, 0 or -1 an item) with an interval that is honest where few items differ; NaN below 10 clusters.
+
+    Agresti and Min (2005, "Simple improved confidence intervals for comparing matched proportions"): Wald's interval after
+    half an item is added to each of the four cells of a paired table, which is two items of which a half went each way.
+    Resampling knows only the differences it saw, and one among 30 says little about how often they come. We depart from it
+    for clusters: clusters are added in place of items, of the mean size, and Student's t with their number less one.
+    """
+    groups, size = int(owner.max()) + 1, better.size
+    mean = float(better.mean())
+    if groups < FEWEST:
+        return Estimate(value=mean)
+    sums = np.bincount(owner, weights=better - mean, minlength=groups)
+    more, many = size / groups, groups / (groups - 1)
+    error = math.sqrt(many * (float(sums @ sums) + more**2)) / (size + 2 * more)
+    found = _t_interval(mean * size / (size + 2 * more), error, groups - 1, confidence)
+    return Estimate(value=mean, low=max(-1.0, min(mean, found.low)), high=min(1.0, max(mean, found.high)))
+
+
+def _above(lead: Estimate, *, varied: bool, one_thing: bool) -> Literal["yes", "no", "cannot tell"]:
+    if math.isnan(lead.low) or not varied:
         return "cannot tell"
-    return "yes" if difference.low > 0 else "no" if difference.high <= 0 else "cannot tell"
+    return "yes" if lead.low > 0 else "no" if one_thing or lead.high <= MARGIN else "cannot tell"
 
 
 def _share(agree: Floats, owner: Codes, clustered: bool, confidence: float) -> Estimate:
@@ -252,7 +282,7 @@ def _owners(clusters: Iterable[Hashable] | None, n: int) -> Codes:
 def _bootstrapped(
     value: float, owner: Codes, statistic: Callable[[Floats], Floats], confidence: float, resamples: int, seed: int
 ) -> Estimate:
-    """`value` with the interval of `statistic` over resampled clusters; NaN below 3 clusters."""
+    """`value` with the interval of `statistic` over resampled clusters; NaN below 10 clusters."""
     _valid(confidence)
     groups, owner = np.unique(owner, return_inverse=True)
     if math.isnan(value) or groups.size < FEWEST:

@@ -30,7 +30,8 @@ class ModelAsker(Asker):
     """A judge behind an engine. By likelihood no text is written: the probabilities of the options are read.
 
     `keep` holds replies that were given before; `identity` says what decides them. Asking takes turns at `temperature`
-    0 for the first and `turn_temperature` for every further one, each with a seed of its own.
+    0 for the first and `turn_temperature` for every further one, each with a seed of its own. A base model, whose file has
+    no chat template, reads the turns as one plain text that ends where its reply begins (`plain`).
     """
 
     def __init__(
@@ -42,6 +43,8 @@ class ModelAsker(Asker):
         self._decoding = Decoding(max_tokens=max_tokens, seed=seed)
         self._turn_temperature = turn_temperature
         self.identity = identity(engine)
+        header = getattr(engine, "header", None)
+        self.plain = header is not None and "tokenizer.chat_template" not in header.metadata
 
     def ask(self, asks: Sequence[Ask]) -> list[Reply]:
         """One reply for each ask, kept ones without asking. Raises `LabError` when not one of several could be asked."""
@@ -67,8 +70,14 @@ class ModelAsker(Asker):
         temperature = self._turn_temperature if ask.turn else 0.0
         return replace(self._decoding, json_schema=ask.schema, temperature=temperature, seed=self._decoding.seed + ask.turn)
 
+    def _request(self, id_: str, ask: Ask) -> Request:
+        if not self.plain:
+            return Request(id=id_, messages=ask.messages, decoding=self._decode(ask))
+        text = "\n\n".join(message.content for message in ask.messages)
+        return Request(id=id_, prompt=f"{text}\n\nReply:\n", decoding=self._decode(ask))
+
     def _replies(self, asks: Sequence[Ask]) -> list[Reply]:
-        requests = [Request(id=str(i), messages=ask.messages, decoding=self._decode(ask)) for i, ask in enumerate(asks)]
+        requests = [self._request(str(i), ask) for i, ask in enumerate(asks)]
         begun = self.engine.now()
         found = self._by_likelihood(requests, asks[0].options) if asks[0].options else self._by_answer(requests)
         spent = (self.engine.now() - begun) / len(asks)

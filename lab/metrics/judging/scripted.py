@@ -80,9 +80,10 @@ class ScriptedAsker(Asker):
             return "tie"
         if self.kind == "random":
             return str(dice.choice(["A", "B"]))
-        a, b = self._label(pair.question, pair.a), self._label(pair.question, pair.b)
         if self.kind == "longer":
             a, b = float(len(pair.a)), float(len(pair.b))
+        else:
+            a, b = self._label(pair.question, pair.a), self._label(pair.question, pair.b)
         if self._errs(dice):
             a, b = b, a
         return "tie" if a == b else "A" if a > b else "B"

@@ -2,7 +2,8 @@
 
 Agreement is counted on accepted or not: people's label of at least 0.5 against the judge's score of at least 0.625 (grade 4
 or 5). Beside it stands the constant guess, which says the commonest label of everything: agreement below that is worth
-nothing, however high it looks. An unscored answer takes no part in agreement and is counted by itself.
+nothing, however high it looks. An unscored answer takes no part in agreement and is counted by itself; so are pairs without
+a readable verdict, and ties, which are no verdict for the worse answer.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,18 +19,23 @@ from numpy.typing import NDArray
 from lab import stats
 from lab.data import Labelled
 from lab.metrics.judge import Judge, Preference
+from lab.metrics.judging import wording
 from lab.metrics.judging.asked import Item, Pair
 from lab.metrics.judging.rubric import ACCEPTED
 from lab.metrics.judging.scripted import Known
+from lab.metrics.judging.standing import (
+    BETTER,
+    LEAST_DECIDED,
+    MOST_FLIPS,
+    MOST_UNSCORED,
+    NO_BETTER,
+    Standing,
+    standing_of,
+)
 from lab.metrics.validity import auc
 from lab.records import Estimate, Score
-from lab.stats.agreement import Agreement, agreement
+from lab.stats.agreement import FEWEST, MARGIN, Agreement, agreement
 
-Standing = Literal["trusted", "better than a constant guess", "no better than a constant guess", "cannot tell"]
-TRUSTED_KAPPA = 0.6
-"""From here on agreement beyond chance is called substantial (Landis and Koch 1977); the whole interval must lie above."""
-MOST_FLIPS = 0.2
-MOST_UNSCORED = 0.05
 NOTHING = Estimate(value=math.nan)
 
 
@@ -40,8 +46,9 @@ class Trust:
     `discrimination` is the chance that an accepted answer is scored above one that is not (area under the ROC curve, 0.5 is
     none), whatever the threshold. `flip_share` counts pairs whose verdict changed with the order; `lean` is the share of
     verdicts for the first place less that for the second. `length_bias` is the correlation of score and length at the same
-    label. `self_agreement` is the share of answers on which it said the same each time it was asked. `pairs` is the
-    agreement of its preferences with the better label.
+    label. `self_agreement` is the share of answers on which it said the same each time it was asked. `asked_pairs` pairs
+    were shown to it, `pairs_unscored` had no readable verdict, `decided` is the share of the others in which it preferred
+    one, and `pairs` is the agreement of those preferences with the better label.
     """
 
     judge: str
@@ -53,7 +60,14 @@ class Trust:
     detectable: float
     """The smallest lead over the constant guess that this many items would show four times in five."""
     length_bias: Estimate
+    different_scores: int = 0
+    """How many different scores it gave; a judge with one only says nothing."""
+    accepted: Estimate = NOTHING
+    """Share of its scored answers that it accepts."""
     self_agreement: Estimate = NOTHING
+    asked_pairs: int = 0
+    pairs_unscored: Estimate = NOTHING
+    decided: Estimate = NOTHING
     pairs: Agreement | None = None
     flip_share: Estimate = NOTHING
     lean: Estimate = NOTHING
@@ -64,59 +78,39 @@ class Trust:
     @property
     def standing(self) -> Standing:
         """What its grades of single answers are worth."""
-        if self.unscored.value > MOST_UNSCORED and self.scored.n == 0:
-            return "no better than a constant guess"
-        found = _standing(self.scored)
-        return "better than a constant guess" if found == "trusted" and self.unscored.value > MOST_UNSCORED else found
+        if self.scored.n == 0:
+            return NO_BETTER if self.unscored.value > MOST_UNSCORED else "cannot tell"
+        found = standing_of(self.scored)
+        return BETTER if found == "trusted" and self.unscored.value > MOST_UNSCORED else found
 
     @property
     def pair_standing(self) -> Standing:
-        """What its preferences are worth. One that changes with the order is none."""
-        if self.pairs is None:
+        """What its preferences are worth. One that changes with the order is none, and one that never comes neither."""
+        if self.pairs is None or not self.asked_pairs:
             return "cannot tell"
-        if self.flip_share.low > 0.5:
-            return "no better than a constant guess"
-        found = _standing(self.pairs)
-        return "better than a constant guess" if found == "trusted" and not self.flip_share.high <= MOST_FLIPS else found
+        if self.pairs_unscored.value == 1 or self.flip_share.low > 0.5 or self._never_decides:
+            return NO_BETTER
+        found = standing_of(self.pairs)
+        doubtful = (not self.flip_share.high <= MOST_FLIPS or self.pairs_unscored.value > MOST_UNSCORED
+                    or self.decided.value < LEAST_DECIDED)
+        return BETTER if found == "trusted" and doubtful else found
+
+    @property
+    def _never_decides(self) -> bool:
+        """With ties worth a half, so few decisions cannot lead a coin by more than the margin, were they all right."""
+        return self.decided.high <= 2 * MARGIN or (self.decided.value == 0 and self.asked_pairs >= FEWEST)
 
     def sentence(self) -> str:
         """What its grades are worth and why, in a sentence."""
-        if not self.scored.n:
-            return f"{self.judge} gave no readable score for {self.items} answers, so there is nothing to trust."
-        said = (f"agrees with people on {_share(self.scored.observed)} of {self.scored.n} answers where a constant guess has "
-                f"{self.scored.constant:.0%}, kappa {_number(self.scored.kappa)}")
-        unread = f"; {self.unscored.value:.0%} of the answers got no readable score" if self.unscored.value else ""
-        if self.standing == "cannot tell":
-            return (f"Whether {self.judge} is better than a constant guess cannot be told: it {said}, and a lead below "
-                    f"{self.detectable:.0%} would not show on so few{unread}{self._yet()}.")
-        return f"{self.judge} is {_may(self.standing)}: it {said}{unread}{self._yet()}."
-
-    def _yet(self) -> str:
-        """What a judge that is not above the constant guess can do all the same: put answers in order."""
-        if self.scored.above_constant == "yes" or not self.discrimination.low > 0.5:
-            return ""
-        return (f"; yet it scores accepted answers above others in {_share(self.discrimination)} of comparisons, so its order "
-                "may be of use where its grades are not")
+        return wording.grades(self)
 
     def pair_sentence(self) -> str:
         """What its preferences are worth and why, in a sentence."""
-        if self.pairs is None or not self.pairs.n:
-            return f"{self.judge} was shown no pairs of which people preferred one."
-        said = (f"of {self.pairs.n} pairs it preferred the better one in {_share(self.pairs.observed)}, and changed its verdict "
-                f"with the order in {_share(self.flip_share)}")
-        if self.pair_standing == "cannot tell":
-            return f"Whether {self.judge} may compare two answers cannot be told: {said}."
-        return f"For two answers side by side {self.judge} is {_may(self.pair_standing)}: {said}."
+        return wording.pairs(self)
 
-
-def _may(standing: Standing) -> str:
-    return {"trusted": "to be trusted"}.get(standing, standing)
-
-
-def _standing(found: Agreement) -> Standing:
-    if found.above_constant == "yes":
-        return "trusted" if found.kappa.low >= TRUSTED_KAPPA else "better than a constant guess"
-    return "no better than a constant guess" if found.above_constant == "no" else "cannot tell"
+    def habits(self) -> tuple[str, ...]:
+        """What tells this judge from others in words; empty for one of which nothing sticks out."""
+        return wording.habits(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,6 +206,8 @@ def _agreements(
     found = agreement(people, said, clusters=clusters)
     known = ~np.isnan(values)
     return {"scored": found, "unscored": stats.proportion(int((~known).sum()), len(values)),
+            "different_scores": np.unique(values[known]).size,
+            "accepted": stats.proportion(int(np.nansum(said)), int(known.sum())),
             "detectable": _detectable(people[known], said[known]), "discrimination": discrimination(values, people)}
 
 
@@ -228,10 +224,14 @@ def _pairs(chosen: Sequence[tuple[Pair, float]], found: Sequence[Preference]) ->
     if not chosen:
         return {}
     labels = [label for _, label in chosen]
+    said = np.array([one.score.value for one in found])
+    read, tied = ~np.isnan(said), said == 0.5
     flips = [one.flipped for one in found if one.flipped is not None]
     # In the order shown: the verdict for the first place is `forward`, and, turned round, what `backward` leaves.
     leans = [(one.forward + (1 - one.backward)) - 1 for one in found if one.flipped is not None]
-    return {"pairs": agreement(labels, [one.score.value for one in found]), "lean": stats.mean(leans),
+    return {"pairs": agreement(labels, np.where(tied, math.nan, said)), "lean": stats.mean(leans), "asked_pairs": len(chosen),
+            "pairs_unscored": stats.proportion(int((~read).sum()), read.size),
+            "decided": stats.proportion(int((read & ~tied).sum()), int(read.sum())),
             "flip_share": stats.proportion(sum(flips), len(flips))}
 
 
@@ -264,13 +264,3 @@ def partial_correlation(x: NDArray[np.float64], y: NDArray[np.float64], given: N
     r = float(np.corrcoef(*rest)[0, 1])
     z, half = math.atanh(min(max(r, -0.999999), 0.999999)), 1.96 / math.sqrt(n - 4)
     return Estimate(value=r, low=math.tanh(z - half), high=math.tanh(z + half))
-
-
-def _share(found: Estimate) -> str:
-    interval = "" if math.isnan(found.low) else f" ({found.low:.0%} to {found.high:.0%})"
-    return f"{found.value:.0%}{interval}"
-
-
-def _number(found: Estimate) -> str:
-    value, low, high = (f"{round(number, 2) + 0.0:.2f}" for number in (found.value, found.low, found.high))  # no -0.00
-    return value if math.isnan(found.low) else f"{value} ({low} to {high})"

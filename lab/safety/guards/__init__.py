@@ -8,7 +8,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Mapping
+import types
+import typing
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lab.engines import Engine
@@ -37,6 +39,35 @@ def make(name: str, settings: Mapping[str, Any], engines: Mapping[str, Engine] |
     if unknown := sorted(set(settings) - set(known)):
         raise LabError(f"Guard '{name}' has no setting '{unknown[0]}'; it has {', '.join(known) or 'none'}.")
     module = importlib.import_module(f"{__name__}.{name}")
+    hints = typing.get_type_hints(module.guard)
+    for setting, value in settings.items():
+        if not _fits(value, hints[setting]):
+            raise LabError(f"The setting '{setting}' of guard '{name}' takes {_words(hints[setting])}, not {value!r}.")
     more = {"engines": engines or {}} if "engines" in inspect.signature(module.guard).parameters else {}
     made: Guard = module.guard(**settings, **more)
     return made
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value out of a policy file is of the annotated type of a setting."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, one) for one in args)
+    if origin is typing.Literal:
+        return value in args
+    if kind is type(None):
+        return value is None
+    if origin is Sequence:
+        return isinstance(value, (list, tuple)) and all(_fits(one, args[0]) for one in value)
+    return isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
+
+
+def _words(kind: Any) -> str:
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_words(one) for one in args)
+    if origin is typing.Literal:
+        return " or ".join(map(str, args))
+    if origin is Sequence:
+        return "a list of texts"
+    return {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "nothing")

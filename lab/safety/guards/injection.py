@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from typing import Any
 
 from lab.errors import LabError
@@ -41,15 +42,15 @@ def weights(text: str) -> dict[str, float]:
 def _structure(text: str) -> dict[str, float]:
     """What the shape of a text says: instructions at length, and characters that only hide."""
     words = text.count(" ") + 1
-    hidden = sum(1 for c in text if not c.isascii() and c in _HIDDEN)
+    hidden = 0 if text.isascii() else len(_HIDDEN.findall(text))
     shouted = sum(1 for word in text.split() if len(word) > 3 and word.isupper())
     return {"long instructions": 0.25 * min(2.0, math.log2(words / 100)) if words > 100 else 0.0,
             "hidden characters": 0.5 if hidden > 2 else 0.0,
             "shouting": 0.25 if shouted > 4 else 0.0}
 
 
-_HIDDEN = frozenset("\u200b\u200c\u2060\ufeff\u00ad\u202a\u202b\u202d\u202e\u2066\u2067\u2068") | {
-    chr(code) for code in range(0xE0000, 0xE0080)}
+_HIDDEN = re.compile("[\u200b\u200c\u2060\ufeff\u00ad\u202a\u202b\u202d\u202e\u2066-\u2068\U000e0000-\U000e007f]")
+"""Characters without width that turn the reading direction round or hide others; emoji need some of the rest."""
 
 
 @functools.cache

@@ -1,0 +1,13 @@
+"""Alerts: rules in a file, evaluated on the request log; each alert names its requests and the release it began with.
+
+    rules = alerts.load()
+    seen = alerts.evaluate(rules, requests.frame(time.time() - rules.needs_s), now_s=time.time(), before=seen.open)
+    for alert in seen.news: ...      # raised or cleared just now
+"""
+
+from __future__ import annotations
+
+from lab.ops.alerts.evaluating import Alert, Evaluation, evaluate
+from lab.ops.alerts.rules import ACTIONS, SEVERITIES, SHIPPED, Rule, Rules, load, parse
+
+__all__ = ["ACTIONS", "SEVERITIES", "SHIPPED", "Alert", "Evaluation", "Rule", "Rules", "evaluate", "load", "parse"]

@@ -1,0 +1,330 @@
+"""The gateway as a bare ASGI application: admits a request, has the release in force answer it, and has it written down."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+import time
+import traceback
+import uuid
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lab.engines.http.asked import Asked, Refusal, read_json
+from lab.engines.http.reply import JSON, Send, answer
+from lab.engines.http.step_loop import Delivery, Ticket
+from lab.errors import LabError
+from lab.ops import cost
+from lab.ops.gateway import admission, openapi, status
+from lab.ops.gateway.admission import Receive, Scope
+from lab.ops.gateway.exchange import Asker, Ended, Exchange
+from lab.ops.gateway.keys import Key, Keys, user_id
+from lab.ops.gateway.keys import load as load_keys
+from lab.ops.gateway.ledger import Ledger
+from lab.ops.gateway.loaded import Loaded
+from lab.ops.gateway.metrics import Metrics
+from lab.ops.gateway.serving import Guarded, Serving, refuse_role
+from lab.ops.gateway.settings import GatewaySettings
+from lab.ops.gateway.traces import Traces
+from lab.ops.requests import RequestLog
+from lab.ops.requests_schema import LogRecord
+
+Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
+SWEEP_S = 0.25
+LONG_BODY_BYTES = 20_000
+"""A longer body is read beside the event loop, whose streams would stall over its tokens."""
+OPEN_PATHS = ("/health", "/ready", "/openapi.json")
+"""Paths that need no key: they tell nothing of anybody's requests."""
+
+
+class App:
+    """Make it in the running event loop, `start` it, and `stop` it before the loop ends."""
+
+    def __init__(
+        self, settings: GatewaySettings, *, place: Path, secret: bytes, metrics: Path, loaded: Loaded | None = None,
+    ) -> None:
+        self.settings, self._secret = settings, secret
+        self._event_loop = asyncio.get_running_loop()
+        self.loaded = loaded or Loaded(settings, self._deliver)
+        self.log = RequestLog(place, acknowledge=self._acknowledge, keep=settings.keep, sync=settings.sync)
+        self.ledger, self.metrics = Ledger(place), Metrics(metrics)
+        self.prices = cost.load(settings.prices) if settings.prices else cost.load()
+        self.traces = Traces(settings.traces_per_s)
+        self.keys, self._keys_read = Keys(), (0, 0)
+        self.keys_trouble = ""
+        self._read_keys()
+        if self.keys_trouble:
+            raise LabError(self.keys_trouble)
+        self.open: dict[Ticket, Exchange] = {}
+        self.draining = False
+        self._admitted = 0
+        self._of_key: Counter[str] = Counter()
+        self._started, self._tasks = int(time.time()), set[asyncio.Task[None]]()
+        self._document = json.dumps(openapi.document()).encode()
+        self._routes: dict[str, tuple[str, Handler]] = {
+            "/v1/chat/completions": ("POST", self._chat), "/v1/models": ("GET", self._models), "/health": ("GET", self._health),
+            "/ready": ("GET", self._ready), "/metrics": ("GET", self._metrics), "/openapi.json": ("GET", self._openapi)}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        received, wall = time.perf_counter(), time.time()
+        scope["received"], scope["wall"] = received, wall
+        scope["id"] = "chatcmpl-" + uuid.uuid4().hex
+        try:
+            handler = self._route(scope)
+            await handler(scope, receive, send)
+        except Refusal as refusal:
+            await self._refused(scope, send, refusal)
+        except Exception as error:  # a defect of ours must not show its insides, nor end the connection without a word
+            if scope.get("answering"):
+                raise
+            traceback.print_exception(error, file=sys.stderr)
+            await self._refused(scope, send, Refusal("The gateway failed at this request; it has been noted.", status=500,
+                                                     kind="server_error", code="gateway"))
+
+    def start(self) -> None:
+        """Begin to follow the alias and to watch over open requests."""
+        self._spawn(self.loaded.follow())
+        self._spawn(self._watch())
+
+    def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        self.log.close()
+        self.loaded.close()
+        self.metrics.leave({})
+        self.traces.close()
+        self.ledger.close()
+
+    def _route(self, scope: Scope) -> Handler:
+        path = scope["path"].rstrip("/") or "/"
+        if path not in self._routes:
+            raise Refusal(f"There is no {path[:100]} here; the paths are {', '.join(self._routes)}.", status=404,
+                          code="not_found")
+        method, handler = self._routes[path]
+        if scope["method"] != method:
+            raise Refusal(f"{path} takes {method}, not {scope['method'][:20]}.", status=405, code="method",
+                          headers=[(b"allow", method.encode())])
+        if path not in OPEN_PATHS:
+            key = self.keys.find(admission.header(scope, b"authorization"))
+            if key is None:
+                raise Refusal("The key is wrong or missing; send the header 'Authorization: Bearer KEY'.", status=401,
+                              kind="authentication_error", code="invalid_api_key", headers=[(b"www-authenticate", b"Bearer")])
+            scope["key"] = key
+        return handler
+
+    async def _refused(self, scope: Scope, send: Send, refusal: Refusal) -> None:
+        """Say no, and write it down; nobody waits for that row."""
+        key: Key | None = scope.get("key")
+        record = LogRecord(
+            time_s=scope["wall"], request_id=scope["id"], release=scope.get("release", ""), key_hash=key.id if key else "",
+            user_hash=scope.get("user_hash", ""), status=refusal.status, error_kind=refusal.code or refusal.kind,
+            e2e_s=time.perf_counter() - scope["received"])
+        if scope["path"].startswith("/v1/chat"):
+            self.log.add(record)
+            self.metrics.end(record)
+        await answer(send, refusal.status, json.dumps(refusal.as_json()).encode(), JSON, (b"x-request-id", scope["id"].encode()),
+                     *refusal.headers)
+
+    # Chat
+
+    async def _chat(self, scope: Scope, receive: Receive, send: Send) -> None:
+        key: Key = scope["key"]
+        self._refuse_when_full(key)
+        self._admitted += 1
+        self._of_key[key.id] += 1
+        try:
+            exchange = await self._prepared(scope, receive, send)
+            await self._answered(exchange, receive)
+        finally:
+            self._admitted -= 1
+            self._of_key[key.id] -= 1
+
+    async def _prepared(self, scope: Scope, receive: Receive, send: Send) -> Exchange:
+        key, settings = scope["key"], self.settings
+        body = await admission.read_body(scope, receive, most_bytes=settings.body_bytes, within_s=settings.body_s)
+        given = read_json(body)
+        admission.refuse_fields(given)
+        user = admission.read_user(given)
+        scope["user_hash"] = user_hash = user_id(self._secret, f"{key.id} {user}" if user else "")
+        keep_text = admission.read_store(given) and settings.texts == "guarded"
+        turns = admission.read_turns(given, settings.messages)
+        while True:
+            serving = self.loaded.now() or await self.loaded.current()
+            scope["release"] = serving.name
+            refuse_role(serving, key.role)
+            named = dict(given)
+            admission.refuse_model(named, (settings.alias, serving.model))
+
+            def prepare(serving: Serving = serving, named: dict[str, Any] = named) -> tuple[Guarded, Asked]:
+                guarded = serving.guarded(turns, key.role, user_hash)
+                shown = guarded if not guarded.blocked else Guarded(turns=turns)
+                return guarded, serving.read(named, shown, scope["id"], key.max_tokens)
+
+            beside = len(body) > LONG_BODY_BYTES or serving.waits(turns, key.role)
+            serving.open += 1
+            try:
+                guarded, asked = await asyncio.to_thread(prepare) if beside else prepare()
+            except LabError as error:
+                raise Refusal(str(error), status=500, kind="server_error", code="guard") from error
+            finally:
+                serving.open -= 1
+            # While the guards looked the alias may have moved: what begins now is answered by where it points now.
+            if not beside or self.loaded.now() is serving:
+                break
+        reserved = 0
+        if not guarded.blocked:
+            reserved = len(asked.tokens) + asked.request.decoding.max_tokens
+            admission.take(self.ledger, key, reserved)
+        task = asyncio.current_task()
+        assert task is not None
+        asker = Asker(id=scope["id"], key=key, user_hash=user_hash, received_s=scope["received"], time_s=scope["wall"],
+                      keep_text=keep_text)
+        scope["answering"] = True
+        return Exchange(
+            asker=asker, serving=serving, guarded=guarded, asked=asked, send=send, prices=self.prices, end=self._ended,
+            stop=self._stopped, beside=self._spawn, reserved_tokens=reserved, running=lambda: len(self.open), give_up=task.cancel)
+
+    async def _answered(self, exchange: Exchange, receive: Receive) -> None:
+        """Have it answered. The answer is written as its tokens come, outside of this task, which waits for the client to go."""
+        exchange.serving.open += 1
+        self.open[exchange.ticket] = exchange
+        try:
+            if exchange.guarded.blocked:
+                exchange.block()
+            else:
+                exchange.serving.backend.submit(exchange.ticket)
+            while (await receive())["type"] != "http.disconnect":
+                pass
+        finally:
+            exchange.serving.open -= 1
+            del self.open[exchange.ticket]
+            exchange.leave()
+
+    def _refuse_when_full(self, key: Key) -> None:
+        if self.draining:
+            raise Refusal("The gateway is stopping; ask another one.", status=503, kind="server_error", code="draining",
+                          headers=[admission.CLOSE, (b"retry-after", b"1")])
+        if self.log.trouble:
+            raise Refusal(f"{self.log.trouble}; nothing is answered until it can.", status=503, kind="server_error", code="log",
+                          headers=[(b"retry-after", b"5")])
+        if self._admitted >= self.settings.running + self.settings.queue:
+            raise Refusal(f"The queue of {self.settings.queue} waiting requests is full; ask again in a second.", status=429,
+                          kind="rate_limit_error", code="queue_full", headers=[(b"retry-after", b"1")])
+        if key.requests_at_once and self._of_key[key.id] >= key.requests_at_once:
+            raise Refusal(f"This key has {key.requests_at_once} requests open, which is all it may; wait for one to end.",
+                          status=429, kind="rate_limit_error", code="requests_at_once", headers=[(b"retry-after", b"1")])
+
+    @property
+    def busy(self) -> bool:
+        """Whether any request is being answered."""
+        return self._admitted > 0
+
+    # From engines, and to the log
+
+    def _deliver(self, delivery: Delivery) -> None:
+        """Called in an engine's thread."""
+        with contextlib.suppress(RuntimeError):  # the loop was closed while the last step ran
+            self._event_loop.call_soon_threadsafe(self._receive, delivery)
+
+    def _receive(self, delivery: Delivery) -> None:
+        for ticket, news in delivery:
+            exchange = self.open.get(ticket)
+            if exchange is not None:
+                exchange.take(news)
+
+    def _stopped(self, exchange: Exchange) -> None:
+        exchange.serving.backend.cancel(exchange.ticket)
+
+    def _ended(self, exchange: Exchange, ended: Ended) -> None:
+        record = ended.record
+        known = (record.prompt_tokens if record.prompt_tokens == record.prompt_tokens else 0) + record.output_tokens
+        self.ledger.settle(exchange.asker.key, int(ended.reserved_tokens - known), record.cost_usd)
+        self.log.add(record, token=exchange, guard=ended.guard, prompt=ended.prompt, answer=ended.answer)
+        self.metrics.end(record)
+        self.traces.offer(ended)
+
+    def _acknowledge(self, exchanges: Sequence[Exchange], written: bool) -> None:
+        """Called in the log's thread, once a commit."""
+        with contextlib.suppress(RuntimeError):
+            self._event_loop.call_soon_threadsafe(self._safe, exchanges, written)
+
+    def _safe(self, exchanges: Sequence[Exchange], written: bool) -> None:
+        for exchange in exchanges:
+            exchange.safe(written, self.log.trouble)
+
+    # Beside the requests
+
+    def _spawn(self, work: Any) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _watch(self) -> None:
+        """End what takes too long, read a changed key file, leave the totals for the other processes."""
+        rounds = 0
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            rounds += 1
+            now = time.perf_counter()
+            for exchange in list(self.open.values()):
+                if sentence := self._overdue(exchange, now):
+                    self._stopped(exchange)
+                    exchange.fail(504, "timeout", sentence)
+            if rounds % 4 == 0:
+                self._read_keys()
+                self.metrics.leave(self.gauges())
+
+    def _overdue(self, exchange: Exchange, now: float) -> str:
+        if exchange.over:
+            return ""
+        limits = self.settings
+        if now - exchange.asker.received_s > limits.whole_s:
+            return f"The answer was not complete within {limits.whole_s:g} s."
+        most = limits.first_s if exchange.waits_for_first else limits.stall_s
+        return f"The engine said nothing for {most:g} s." if now - exchange.heard_s > most else ""
+
+    def _read_keys(self) -> None:
+        """Read the key file when it has changed; a broken one leaves the keys as they were."""
+        file = self.settings.keys
+        if file is None:
+            return
+        try:
+            stat = file.stat()
+            if (stat.st_mtime_ns, stat.st_size) == self._keys_read:
+                return
+            self.keys = load_keys(file)
+            self._keys_read, self.keys_trouble = (stat.st_mtime_ns, stat.st_size), ""
+        except OSError as error:
+            self.keys_trouble = f"The keys in {file.name} cannot be read ({error.strerror}); those read before go on being good."
+        except LabError as error:
+            self.keys_trouble = str(error)
+
+    def gauges(self) -> dict[str, float]:
+        return {"requests_open": float(self._admitted)}
+
+    # The other paths
+
+    async def _models(self, scope: Scope, receive: Receive, send: Send) -> None:
+        serving = self.loaded.now() or await self.loaded.current()
+        listed = status.models(serving, self.settings.alias, self._started)
+        await answer(send, 200, json.dumps(listed).encode(), JSON)
+
+    async def _openapi(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await answer(send, 200, self._document, JSON)
+
+    async def _metrics(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await answer(send, 200, status.metrics(self).encode(), (b"content-type", b"text/plain; version=0.0.4; charset=utf-8"))
+
+    async def _health(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await answer(send, 200, json.dumps(status.health(self)).encode(), JSON)
+
+    async def _ready(self, scope: Scope, receive: Receive, send: Send) -> None:
+        said = status.health(self)
+        await answer(send, 200 if said["ready"] else 503, json.dumps(said).encode(), JSON)
