@@ -357,8 +357,11 @@ def _print(done: Outcome) -> None:
     for part in _pages(done.table(), out.width):
         table = Table(*part.columns)
         for _, row in part.iterrows():
-            table.add_row(*map(str, row))
-        out.print(table)
+            # Of an experiment with several kinds of trials, those that these columns are about.
+            if len(row) == 1 or any(str(cell) not in ("–", "") for cell in row.iloc[1:]):
+                table.add_row(*map(str, row))
+        if table.row_count:
+            out.print(table)
     flags = {flag for text in done.trials.get("tags.lab.flags", []) if isinstance(text, str) for flag in text.splitlines()}
     caveats = {c for c in done.trials.get("tags.lab.note.caveat", []) if isinstance(c, str) and c}
     if done.verdict:

@@ -56,6 +56,7 @@ def told(texts: dict[str, str]) -> generated.Told:
 
 
 @fetched
+@pytest.mark.slow
 def test_a_planted_preference_is_found_in_every_set_with_its_size() -> None:
     asked = [one for name in likelihood.SENTENCES for one in contrasts.contrasts(name, 150)]
     engine = Leaning("lean-90", lean=0.9, contrasts=asked, referents=contrasts.referents(), items=bbq.items(150))
@@ -103,10 +104,6 @@ def test_no_text_of_a_set_is_kept_with_a_run(whole: tuple[running.Outcome, Path]
 @fetched
 def test_charts_labels_and_the_table_of_mitigations(whole: tuple[running.Outcome, Path]) -> None:
     done, _ = whole
-    for low in done.trials.filter(regex="^metrics.(lean|.*_bias|stereotype_share)_low$"):
-        measured = done.trials[[low.removesuffix("_low"), low, low.replace("_low", "_high")]].dropna()
-        assert (measured.iloc[:, 1] <= measured.iloc[:, 0]).all() and (measured.iloc[:, 0] <= measured.iloc[:, 2]).all()
-        assert measured.abs().max().max() <= 1
     assert set(plots.figures(Fairness, done.trials)) == {chart.title for chart in Fairness.charts}
     assert all(describe(column).label for column in Fairness.columns)
     arms = done.trials[done.trials["params.kind"] == "mitigation"].set_index("params.arm")
@@ -119,6 +116,16 @@ def test_charts_labels_and_the_table_of_mitigations(whole: tuple[running.Outcome
     assert done.verdict is not None and done.verdict.chosen is None
     assert "Not shown to change anything: an instruction, the guards." in done.verdict.decision
     assert [one for one in done.table().columns if "Stereotype" in one]
+
+
+@fetched
+@pytest.mark.slow
+def test_an_interval_holds_its_value_and_stays_within_what_can_be(whole: tuple[running.Outcome, Path]) -> None:
+    done, _ = whole
+    for low in done.trials.filter(regex="^metrics.(lean|.*_bias|stereotype_share)_low$"):
+        measured = done.trials[[low.removesuffix("_low"), low, low.replace("_low", "_high")]].dropna()
+        assert (measured.iloc[:, 1] <= measured.iloc[:, 0]).all() and (measured.iloc[:, 0] <= measured.iloc[:, 2]).all()
+        assert measured.abs().max().max() <= 1
 
 
 def test_likelihoods_are_left_out_where_an_engine_shows_none(monkeypatch: pytest.MonkeyPatch) -> None:
