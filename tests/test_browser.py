@@ -152,10 +152,11 @@ def test_every_page_opens_without_an_error_and_fits_the_screen(
     seen = watched(browser, width, dark=width == WIDTHS[0])
     for name in sorted(file.stem for file in (ROOT / "lab" / "pages").glob("[!_]*.py")):
         page = seen.open(address if name == "overview" else f"{address}/{name}")
-        page.wait_for_load_state("networkidle")  # what is still loading when the page is left would count as failed
+        page.wait_for_load_state("networkidle")
         assert page.locator("[data-testid=stException]").count() == 0, name
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), name
-    assert (seen.wrong, seen.outside) == ([], [])
+    # What is still loading when a page is left is aborted by the browser.
+    assert ([what for what in seen.wrong if "ERR_ABORTED" not in what], seen.outside) == ([], [])
 
 
 def test_a_deep_link_restores_the_selection_and_the_overview_makes_one(

@@ -213,6 +213,7 @@ def test_tokens_belong_to_the_words_they_end_in(llama: LlamaCpp) -> None:
         assert llama.detokenize([t for t, place in zip(tokens, places, strict=True) if place == i]).strip() == word
 
 
+@pytest.mark.slow
 def test_more_context_lowers_the_perplexity_of_a_real_model(llama: LlamaCpp) -> None:
     text = data.text("pydoc-topics")[:3000]
     short, long = (perplexity.strided(llama, text, window_tokens=256, context_tokens=c) for c in (8, 192))
