@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import errno
 import inspect
-import json
-import math
 import os
 import signal
 import socket
@@ -21,7 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lab import __version__, experiments, judging, releasing
+from lab import __version__, experiments, judging, releasing, summary_file
 from lab.errors import LabError
 
 if TYPE_CHECKING:
@@ -178,7 +176,7 @@ def demo(
 
     if engine not in ("llama_cpp", "scripted"):
         raise LabError(f"The demo runs on 'llama_cpp' or 'scripted', not on '{engine}'.")
-    _refuse_target(json_)
+    summary_file.refuse(json_)
     names = ["performance"] if engine == "scripted" else [n for n in experiments.names() if _has_demo(n)]
     done = []
     for name in names:
@@ -188,7 +186,7 @@ def demo(
         _print(done[-1])
         if done[-1].state == "interrupted":
             break
-    _write(json_, {"runs": [outcome.as_json() for outcome in done]})
+    summary_file.write(json_, {"runs": [outcome.as_json() for outcome in done]})
     if done[-1].state == "interrupted":
         raise typer.Exit(130)
     out.print("\nNow look at it:  [bold]make dashboard[/]   the comparison in the browser (lab dashboard)\n"
@@ -307,10 +305,10 @@ def _experiment_command(name: str) -> Callable[..., None]:
         experiment = experiments.make(cls, values)
         from lab import running
 
-        _refuse_target(json_)
-        done = running.run(experiment, on_failure=lambda failed: _write(json_, failed.as_json()))
+        summary_file.refuse(json_)
+        done = running.run(experiment, on_failure=lambda failed: summary_file.write(json_, failed.as_json()))
         _print(done)
-        _write(json_, done.as_json())
+        summary_file.write(json_, done.as_json())
         if done.state == "interrupted":
             raise typer.Exit(130)
 
@@ -333,8 +331,8 @@ def _bench_command(name: str) -> Callable[..., None]:
     def command(json_: Path | None = None, **given: str | None) -> None:
         import importlib
 
-        _refuse_target(json_)
-        _write(json_, importlib.import_module(f"lab.bench.{name}").main(**asked.values(name, given)))
+        summary_file.refuse(json_)
+        summary_file.write(json_, importlib.import_module(f"lab.bench.{name}").main(**asked.values(name, given)))
 
     parameters = [inspect.Parameter("json_", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Json),
                   *asked.options(name).values()]
@@ -390,27 +388,6 @@ def _pages(shown: pd.DataFrame, width: int) -> Iterator[pd.DataFrame]:
     yield shown[names + columns]
 
 
-def _write(file: Path | None, value: dict[str, Any]) -> None:
-    if file is None:
-        return
-    try:
-        file.write_text(json.dumps(_strict(value), indent=1, allow_nan=False) + "\n")
-    except OSError as error:
-        raise LabError(f"The summary cannot be written to {file} ({error.strerror}); the run itself is kept.") from error
-
-
-def _strict(value: Any) -> Any:
-    """`value` as strict JSON has it: not measured (NaN) is null, an infinity the word `inf` or `-inf`."""
-    if isinstance(value, dict):
-        return {str(k): _strict(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_strict(v) for v in value]
-    value = value.item() if hasattr(value, "item") else value
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else str(value)
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
-
-
 def _become(command: list[str], *, env: dict[str, str]) -> None:
     """Run a server in the foreground and end as it ends. Ctrl-C and SIGTERM end it with all processes it started."""
     server = subprocess.Popen(command, env={**os.environ, **env}, start_new_session=True)
@@ -434,16 +411,6 @@ def _refuse_port(port: int) -> None:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             raise LabError(f"Port {port} of 127.0.0.1 cannot be used ({error.strerror}); choose another with --port.") from error
-
-
-def _refuse_target(file: Path | None) -> None:
-    """Raise `LabError` before anything is measured if the summary could not be written."""
-    if file is None:
-        return
-    if file.is_dir() or not file.parent.is_dir():
-        raise LabError(f"The summary cannot be written to {file}; give --json a file in a folder that exists.")
-    if not os.access(file if file.exists() else file.parent, os.W_OK):
-        raise LabError(f"The summary cannot be written to {file} (no permission); give --json another file.")
 
 
 def _home() -> Path:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from lab import summary_file
 from lab.errors import LabError
 
 if TYPE_CHECKING:
@@ -33,12 +34,11 @@ def judge(
     json_: Annotated[Path | None, typer.Option("--json", help="also write the summary to this file", metavar="FILE")] = None,
 ) -> None:
     """Have a judge grade recorded answers; kept as feedback that the page Rate shows beside people's."""
-    from lab import __main__ as command
     from lab.metrics import judge as judges
     from lab.metrics.judging import rubric
     from lab.ops import judged
 
-    command._refuse_target(json_)
+    summary_file.refuse(json_)
     wanted = [axis.strip() for axis in axes.split(",") if axis.strip()] or list(rubric.FIVE)
     rubric.find(wanted)
     judges.refuse(judge)
@@ -50,7 +50,7 @@ def judge(
     finally:
         asked.close()
     _print(found)
-    command._write(json_, judged.as_json(found))
+    summary_file.write(json_, judged.as_json(found))
     if found.interrupted:
         raise typer.Exit(130)
 

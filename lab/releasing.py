@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from lab import summary_file
 from lab.errors import LabError
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def create(
     """Bind one version of each part. The same content again is the same release; new --runs are attached to it."""
     from lab.ops import versions
 
-    _refuse_target(json_)
+    summary_file.refuse(json_)
     made = versions.create(
         prompt=prompt, model=model, policy=policy, decoding=_pairs("--decoding", decoding), engine=engine,
         engine_settings=_pairs("--setting", setting), embedding=embedding, index=index, passages=passages, note=note, by=by,
@@ -68,7 +69,7 @@ def create(
         out.print(f"{len(made.attached)} trial runs are attached as evidence.")
     _parts(one)
     out.print(f"Put it into production with `lab release promote {one.number} --why ...`.", soft_wrap=True)
-    _write(json_, {"new": made.new, "attached": made.attached, "release": one.as_json()})
+    summary_file.write(json_, {"new": made.new, "attached": made.attached, "release": one.as_json()})
 
 
 @app.command("list")
@@ -76,7 +77,7 @@ def list_(json_: Json = None) -> None:
     """All releases with the aliases that point at them."""
     from lab.ops import versions
 
-    _refuse_target(json_)
+    summary_file.refuse(json_)
     found, broken = versions.listed()
     now = versions.current()
     for one in reversed(found):
@@ -90,7 +91,7 @@ def list_(json_: Json = None) -> None:
     cautions = [*broken, *versions.strayed()]
     _cautions(cautions)
     aliases = {alias: now.of(alias) for alias in versions.ALIASES}
-    _write(json_, {"aliases": aliases, "releases": [one.as_json() for one in found], "cautions": cautions})
+    summary_file.write(json_, {"aliases": aliases, "releases": [one.as_json() for one in found], "cautions": cautions})
 
 
 @app.command()
@@ -98,7 +99,7 @@ def show(which: Which, json_: Json = None) -> None:
     """Everything that one release binds."""
     from lab.ops import versions
 
-    _refuse_target(json_)
+    summary_file.refuse(json_)
     one = versions.find(which)
     names = "".join(f" [green]{alias}[/]" for alias in versions.current().aliases(one.number))
     out.print(f"[bold]Release {one.number}[/]  {one.digest}{names}", soft_wrap=True)
@@ -110,7 +111,7 @@ def show(which: Which, json_: Json = None) -> None:
             out.print(f"    {name.replace('_', ' ')}: {escape(str(value))}", style="dim", soft_wrap=True)
     out.print(f"\n[bold]Prompt[/] {escape(one.prompt.name)}@{one.prompt.version}")
     out.print(escape(one.prompt.shown), soft_wrap=True)
-    _write(json_, one.as_json())
+    summary_file.write(json_, one.as_json())
 
 
 @app.command()
@@ -118,10 +119,10 @@ def diff(before: Which, after: Which, json_: Json = None) -> None:
     """What changes from one release to another: prompt, settings, rules, model, and what was measured of both."""
     from lab.ops import versions
 
-    _refuse_target(json_)
+    summary_file.refuse(json_)
     found = versions.difference(versions.find(before), versions.find(after))
     _difference(found)
-    _write(json_, found.as_json())
+    summary_file.write(json_, found.as_json())
 
 
 @app.command()
@@ -133,7 +134,7 @@ def promote(
     """Point production at a release; what was there becomes previous. Its files are read and hashed first."""
     from lab.ops import versions
 
-    _refuse_target(json_)
+    summary_file.refuse(json_)
     move = versions.propose if candidate else versions.promote
     _moved(move(which, by=by or versions.whoami(), why=why, expect=expect, force=force), json_)
 
@@ -143,7 +144,7 @@ def rollback(why: Why, by: By = "", expect: Expect = None, force: Force = False,
     """Put the previous release back into production. In force for every gateway of this machine when this returns."""
     from lab.ops import versions
 
-    _refuse_target(json_)
+    summary_file.refuse(json_)
     _moved(versions.rollback(by=by or versions.whoami(), why=why, expect=expect, force=force), json_)
 
 
@@ -152,7 +153,7 @@ def withdraw(why: Why, by: By = "", expect: Expect = None, json_: Json = None) -
     """Take the alias candidate away."""
     from lab.ops import versions
 
-    _refuse_target(json_)
+    summary_file.refuse(json_)
     _moved(versions.withdraw(by=by or versions.whoami(), why=why, expect=expect), json_)
 
 
@@ -161,7 +162,7 @@ def history(json_: Json = None) -> None:
     """Every move of an alias, newest first: who, when, why. Nothing is ever taken out of it."""
     from lab.ops import versions
 
-    _refuse_target(json_)
+    summary_file.refuse(json_)
     moves = versions.history()
     for move in reversed(moves):
         out.print(f"[bold]{move.number}[/]  {_when(move.at_ms)}  {escape(move.by)}  {_said(move)}", soft_wrap=True)
@@ -170,7 +171,7 @@ def history(json_: Json = None) -> None:
             out.print(f"    [yellow]forced[/]  {escape(defect)}", soft_wrap=True)
     if not moves:
         out.print("No alias was ever moved. Make a release, and promote it:  lab release promote 1 --why 'the first one'")
-    _write(json_, {"moves": [_as_json(move) for move in moves]})
+    summary_file.write(json_, {"moves": [_as_json(move) for move in moves]})
 
 
 @app.command()
@@ -185,7 +186,7 @@ def verify(
     """Read every file of a release, hash it and load what is in it. Exit code 1 and a sentence for every defect."""
     from lab.ops import versions
 
-    _refuse_target(json_)
+    summary_file.refuse(json_)
     if mend:
         versions.mend()
     reports = [versions.verify(one, deep=deep) for one in _wanted(which or [], every)]
@@ -193,7 +194,7 @@ def verify(
         _report(report)
     strayed = versions.strayed()
     _cautions(strayed)
-    _write(json_, {"reports": [report.as_json() for report in reports], "cautions": strayed})
+    summary_file.write(json_, {"reports": [report.as_json() for report in reports], "cautions": strayed})
     if strayed or not all(report.whole for report in reports):
         raise typer.Exit(1)
 
@@ -281,7 +282,7 @@ def _moved(moved: Moved, json_: Path | None) -> None:
     where = [f"{name} {getattr(after, name) or 'none'}" for name in ("production", "previous", "candidate")]
     out.print(f"{_said(moved.move)}  ({', '.join(where)}; move {moved.move.number}, recorded)", soft_wrap=True)
     _cautions([*(f"forced: {defect}" for defect in moved.move.defects), *([moved.caution] if moved.caution else [])])
-    _write(json_, {"move": _as_json(moved.move), "caution": moved.caution})
+    summary_file.write(json_, {"move": _as_json(moved.move), "caution": moved.caution})
 
 
 def _said(move: Move) -> str:
@@ -317,15 +318,3 @@ def _pairs(option: str, given: Sequence[str] | None) -> dict[str, str]:
             raise LabError(f"{option} takes NAME=VALUE, not '{text}'.")
         pairs[name.strip().replace("-", "_")] = value
     return pairs
-
-
-def _refuse_target(file: Path | None) -> None:
-    from lab import __main__ as command
-
-    command._refuse_target(file)
-
-
-def _write(file: Path | None, value: dict[str, Any]) -> None:
-    from lab import __main__ as command
-
-    command._write(file, value)

@@ -29,7 +29,7 @@ from typer.testing import CliRunner
 
 from lab import __main__ as command
 from lab.engines.http.child import Child
-from lab.engines.http.running import _bound
+from lab.engines.http.running import bound
 from lab.engines.http.served import ServeSettings
 from lab.errors import LabError
 from lab.ops import requests, versions
@@ -121,7 +121,7 @@ class Here:
 
     def _run(self) -> None:
         try:
-            with _bound("127.0.0.1", 0) as listening:
+            with bound("127.0.0.1", 0) as listening:
                 self.port = listening.getsockname()[1]
                 asyncio.run(self._serve(listening))
         except BaseException as error:  # it belongs to the test

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab import plots, running
+from lab import arithmetic, plots, running
 from lab.engines import _schemas
 from lab.errors import LabError
 from lab.experiments import _hallucination_arms as arms
@@ -50,21 +50,21 @@ def kind(situation: str, text: str, *references: str) -> str:
 
 @given(st.integers(0, 99), st.integers(0, 99), st.integers(1, 99))
 def test_the_calculator_agrees_with_arithmetic(a: int, b: int, c: int) -> None:
-    assert tools.calculate(f"({a} + {b}) * {c} - {a} / {c}") == pytest.approx((a + b) * c - a / c)
+    assert arithmetic.calculate(f"({a} + {b}) * {c} - {a} / {c}") == pytest.approx((a + b) * c - a / c)
 
 
 @pytest.mark.parametrize("bad", ["", "1 +", "2 ** 9", "9 / 0", "__import__('os')", "abs(1)", "True + 1", "a", "9" * 400, "1e999",
                                  "(" * 300 + "1" + ")" * 300, "1 if 1 else 2", "[1]", "'a' * 9"])
 def test_the_calculator_refuses_what_is_no_arithmetic(bad: str) -> None:
     with pytest.raises(LabError, match="cannot be calculated"):
-        tools.calculate(bad)
+        arithmetic.calculate(bad)
 
 
 @given(st.text(max_size=80))
 @settings(max_examples=60)
 def test_no_text_of_a_model_breaks_a_call(text: str) -> None:
     for call in (text, json.dumps({"tool": "calculator", "input": text}), json.dumps({"tool": text, "input": "1"}), json.dumps([text])):
-        assert tools.call(call, {"calculator": tools.calculator}).said
+        assert tools.call(call, {"calculator": arithmetic.calculator}).said
 
 
 @pytest.mark.parametrize("situation", items.SITUATIONS)
@@ -76,9 +76,9 @@ def test_every_engine_can_keep_the_schema_of_a_call(situation: str) -> None:
 def test_a_call_is_held_to_its_tools() -> None:
     schema = json.loads(tools.schema(("search", "date")))
     assert schema["properties"]["tool"]["enum"] == ["search", "date"] and schema["additionalProperties"] is False
-    done = tools.call('{"tool": "calculator", "input": "3 * 4"}', {"calculator": tools.calculator})
+    done = tools.call('{"tool": "calculator", "input": "3 * 4"}', {"calculator": arithmetic.calculator})
     assert done.said == "3 * 4 = 12" and done.readable
-    assert not tools.call('{"tool": "rm", "input": "x"}', {"calculator": tools.calculator}).readable
+    assert not tools.call('{"tool": "rm", "input": "x"}', {"calculator": arithmetic.calculator}).readable
 
 
 # Items and the checker
@@ -91,7 +91,7 @@ def test_a_story_is_solved_by_its_steps_and_comes_again_with_its_seed(number: in
     assert items.solved(number, seed) == (question, solution)
     for step in solution.split(".")[:-2]:
         left, right = step.split("=")
-        assert tools.calculate(left) == int(right)
+        assert arithmetic.calculate(left) == int(right)
     assert kind("reasoning", solution, *question.references) == "right" and int(question.references[0]) > 0
 
 

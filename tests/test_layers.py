@@ -11,12 +11,12 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAB = ROOT / "lab"
 FLOORS = (
-    ("errors", "records", "names", "stats", "machine", "energy", "gguf_header", "models", "text", "data"),
+    ("errors", "records", "names", "stats", "machine", "energy", "gguf_header", "models", "text", "arithmetic", "data"),
     ("engines", "load"),
     ("metrics", "safety", "retrieval"),
     ("experiments",),
     ("ops",),
-    ("plots", "running", "notebook", "releasing", "judging", "pages", "bench", "__main__", "app"),
+    ("plots", "running", "notebook", "summary_file", "releasing", "judging", "pages", "bench", "__main__", "app"),
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 HOMES = {

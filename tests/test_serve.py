@@ -489,5 +489,5 @@ def test_an_idle_loop_sleeps() -> None:
 
 
 def test_the_listening_socket_says_that_it_is_tcp_or_tokens_would_wait_for_acknowledgements() -> None:
-    with running._bound("127.0.0.1", 0) as listening:
+    with running.bound("127.0.0.1", 0) as listening:
         assert listening.proto == socket.IPPROTO_TCP

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from lab.arithmetic import calculator
 from lab.experiments import _hallucination_tools as tools
 from lab.experiments._hallucination_items import TODAY, Situation
 from lab.experiments._hallucination_tools import Called
@@ -111,6 +112,6 @@ def _carried_out(situation: str, text: str, index: Index | None, k: int) -> Call
     def search(query: str) -> str:
         return " ".join(one.passage.text for one in index.search(query, k)) if index is not None else "Nothing."
 
-    known: dict[str, Callable[[str], str]] = {"calculator": tools.calculator, "search": search,
+    known: dict[str, Callable[[str], str]] = {"calculator": calculator, "search": search,
                                               "date": lambda _: f"Today is {TODAY}."}
     return tools.call(text.strip(), {name: known[name] for name in TOOLS[situation]})

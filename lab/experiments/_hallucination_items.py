@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from lab import data
-from lab.experiments._hallucination_tools import calculate
+from lab.arithmetic import calculate
 from lab.records import Question
 from lab.retrieval import Document
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from lab.metrics import speed
 from lab.ops.requests_schema import checked
 from lab.records import Generation
 from lab.safety import lines
-from lab.safety.policy import _Checked as Checked
+from lab.safety.lines import Checked
 
 SHIPPED = Path(__file__).parent / "prices.yaml"
 
@@ -96,13 +95,8 @@ class PriceBook:
 def load(path: str | Path = SHIPPED) -> PriceBook:
     """A price book, the shipped example unless a path is given. Raises `LabError` naming file, line and remedy."""
     file = Path(path).expanduser()
-    try:
-        raw = file.read_bytes()
-        text = raw.decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise LabError(f"The price book '{file.name}' cannot be read ({getattr(error, 'strerror', None) or error}); give a "
-                       "readable UTF-8 file.") from error
-    return parse(text, file.name, hashlib.sha256(raw).hexdigest())
+    text, sha256 = lines.file(file, f"price book '{file.name}'")
+    return parse(text, file.name, sha256)
 
 
 _BOOK = {"prices": str, "version": int, "machines": dict, "models": dict}

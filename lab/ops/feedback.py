@@ -86,7 +86,7 @@ def put_traces(run_id: str, generations: Mapping[str, Generation]) -> dict[str, 
         return ids
     with tracking._sentences():
         run = tracking.writer().get_run(run_id)
-        client = _tracing()
+        client = tracing()
         place = str(run.info.experiment_id)
         for item, generation in missing.items():
             info = _info(ids[item], place, run_id, run.info.start_time, item, generation)
@@ -103,7 +103,7 @@ def give(feedback: Sequence[Feedback]) -> None:
     again is then the remedy, and repeats nothing.
     """
     with tracking._sentences():
-        client = _tracing()
+        client = tracing()
         there = {f.id for f in on(f.trace_id for f in feedback)}
         for one in feedback:
             _give(client, one, one.id in there)
@@ -112,7 +112,7 @@ def give(feedback: Sequence[Feedback]) -> None:
 def withdraw(feedback: Sequence[Feedback]) -> None:
     """Take `feedback` back; what is not there stays so."""
     with tracking._sentences():
-        client = _tracing()
+        client = tracing()
         for one in feedback:
             retried(functools.partial(client.delete_assessment, one.trace_id, one.id))
 
@@ -160,7 +160,7 @@ def _rows(connection: sqlite3.Connection, ids: Sequence[str]) -> Iterable[Feedba
 
 def _from_rest(ids: Sequence[str]) -> list[Feedback]:
     with tracking._sentences():
-        infos = _tracing().store.batch_get_trace_infos(list(ids)) if ids else []
+        infos = tracing().store.batch_get_trace_infos(list(ids)) if ids else []
     found = [
         _feedback(a.trace_id or info.trace_id, a.name, a.feedback.value,
                   (a.feedback.error.error_message if a.feedback.error else "") or a.rationale, str(a.source.source_type),
@@ -189,7 +189,7 @@ def _known(ids: Iterable[str]) -> set[str]:
         if store.database() is not None or not wanted:
             return set()
         with tracking._sentences():
-            return {info.trace_id for info in _tracing().store.batch_get_trace_infos(wanted)}
+            return {info.trace_id for info in tracing().store.batch_get_trace_infos(wanted)}
     try:
         return {row[0] for some in _slices(wanted) for row in connection.execute(
             f"select distinct trace_id from spans where trace_id in ({','.join('?' * len(some))})", some)}
@@ -204,7 +204,8 @@ def _slices(ids: Sequence[str]) -> Iterable[Sequence[str]]:
 # Writing
 
 
-def _tracing() -> TracingClient:
+def tracing() -> TracingClient:
+    """A client for traces on the store in force."""
     store.client()  # the defaults of the environment
     from mlflow.tracing.client import TracingClient
 

@@ -7,6 +7,7 @@ import os
 import re
 import sqlite3
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
@@ -85,6 +86,17 @@ def client() -> MlflowClient:
     return found
 
 
+@contextlib.contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """One process of this machine at a time; elsewhere than on Unix they are not kept apart. Raises `OSError` if unwritable."""
+    with open(file, "a") as lock:
+        with contextlib.suppress(ImportError):
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 _MADE: set[Path] = set()
 """The local stores that this process knows to be whole."""
 
@@ -92,12 +104,8 @@ _MADE: set[Path] = set()
 def _make(found: MlflowClient, file: Path) -> None:
     """Let MLflow make or migrate the tables of a local store, one process at a time: two at once leave it unusable."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    with open(file.with_name(f"{file.name}.lock"), "a") as lock, warnings.catch_warnings():
+    with locked(file.with_name(f"{file.name}.lock")), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the migration, about tables that hold nothing yet
-        with contextlib.suppress(ImportError):  # elsewhere than on Unix two first runs at once are not kept apart
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX)
         found.search_experiments(max_results=1)
     _MADE.add(file)
 

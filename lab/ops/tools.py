@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from lab import data, retrieval
+from lab.arithmetic import calculator
 from lab.errors import LabError
-from lab.experiments._hallucination_tools import calculator
 from lab.metrics import similarity
 from lab.ops import store
 from lab.retrieval.passages import Passage

@@ -136,7 +136,8 @@ def _client() -> MlflowClient:
     return store.client()
 
 
-def _experiment_id(client: MlflowClient, name: str) -> str:
+def experiment_id(client: MlflowClient, name: str) -> str:
+    """The id of the experiment of this name, made or restored when it is not there."""
     found = client.get_experiment_by_name(name)
     if found is not None:
         if found.lifecycle_stage == "deleted":
@@ -149,7 +150,7 @@ def _experiment_id(client: MlflowClient, name: str) -> str:
 def _start(client: MlflowClient, experiment: str, name: str, *, kind: str, tags: Mapping[str, str], parent: str = "") -> str:
     given = {"lab.kind": kind, "lab.state": "running", "mlflow.runName": name, "mlflow.source.name": "lab",
              **({"mlflow.parentRunId": parent} if parent else {}), **{k: v for k, v in tags.items() if v}}
-    return str(client.create_run(_experiment_id(client, experiment), run_name=name, tags=given).info.run_id)
+    return str(client.create_run(experiment_id(client, experiment), run_name=name, tags=given).info.run_id)
 
 
 def _log(

@@ -1,7 +1,10 @@
-"""Reads YAML as plain values together with the line of every key, so that an error can say where."""
+"""Reads YAML as plain values together with the line of every key, and checks them, so that an error can say where."""
 
 from __future__ import annotations
 
+import hashlib
+import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -9,6 +12,19 @@ import yaml
 from lab.errors import LabError
 
 Path = tuple[str | int, ...]
+_WORDS = {str: "a text", int: "a whole number", float: "a number", list: "a list", dict: "a mapping", bool: "true or false"}
+
+
+def file(path: pathlib.Path, what: str, *, missing: str = "") -> tuple[str, str]:
+    """The text of a file and its sha256. Raises `LabError`: `missing`, if given, where there is none."""
+    try:
+        raw = path.read_bytes()
+        return raw.decode(), hashlib.sha256(raw).hexdigest()
+    except (OSError, UnicodeDecodeError) as error:
+        if missing and isinstance(error, FileNotFoundError):
+            raise LabError(missing) from None
+        raise LabError(f"The {what} cannot be read ({getattr(error, 'strerror', None) or error}); give a readable UTF-8 file."
+                       ) from error
 
 
 def read(text: str, file: str) -> tuple[Any, dict[Path, int]]:
@@ -30,6 +46,39 @@ def read(text: str, file: str) -> tuple[Any, dict[Path, int]]:
         return _value(node, (), lines, file, loader), lines
     finally:
         loader.dispose()
+
+
+class Checked:
+    """The checks of one file; every error names the file, the line and what to write instead."""
+
+    def __init__(self, file: str, where: dict[Path, int]) -> None:
+        self._file, self._where = file, where
+
+    def error(self, path: Path, sentence: str) -> LabError:
+        line = next((self._where[path[:n]] for n in range(len(path), -1, -1) if path[:n] in self._where), 1)
+        return LabError(f"{self._file}, line {line}: {sentence}.")
+
+    def mapping(self, value: Any, path: Path, known: Mapping[str, type], *, needed: tuple[str, ...] = ()) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise self.error(path, f"here must be a mapping with the keys {', '.join(known)}")
+        for key, one in value.items():
+            if key not in known:
+                raise self.error((*path, key), f"there is no key '{key}'; the keys are {', '.join(known)}")
+            kind = known[key]
+            fits = isinstance(one, (int, float) if kind is float else kind) and (kind is bool or not isinstance(one, bool))
+            if not fits:
+                raise self.error((*path, key), f"'{key}' must be {_WORDS[kind]}, not {one!r}")
+        if missing := [key for key in needed if key not in value]:
+            raise self.error(path, f"the key '{missing[0]}' is missing; add it")
+        return value
+
+    def texts(self, value: Any, path: Path, known: tuple[str, ...] | None = None, what: str = "") -> tuple[str, ...]:
+        for i, one in enumerate(value):
+            if not isinstance(one, str) or not one:
+                raise self.error((*path, i), f"here must be a text, not {one!r}")
+            if known is not None and one not in known:
+                raise self.error((*path, i), f"there is no {what} '{one}'; choose from {', '.join(known)}")
+        return tuple(value)
 
 
 class _Plain(yaml.SafeLoader):

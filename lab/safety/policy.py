@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,29 +86,22 @@ def names() -> list[str]:
 def load(name_or_path: str | Path = DEFAULT) -> Policy:
     """A policy that ships, or a YAML file of your own. Raises `LabError` naming file, line and remedy."""
     path = FOLDER / f"{name_or_path}.yaml" if str(name_or_path) in names() else Path(name_or_path).expanduser()
-    try:
-        raw = path.read_bytes()
-        text = raw.decode()
-    except FileNotFoundError:
-        raise LabError(f"There is no policy '{name_or_path}' and no such file; the policies are {', '.join(names())}, or give "
-                       "the path of a YAML file.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise LabError(f"The policy '{path.name}' cannot be read ({getattr(error, 'strerror', None) or error}); give a readable "
-                       "UTF-8 file.") from error
-    return parse(text, path.name, hashlib.sha256(raw).hexdigest())
+    text, sha256 = lines.file(path, f"policy '{path.name}'", missing=(
+        f"There is no policy '{name_or_path}' and no such file; the policies are {', '.join(names())}, or give "
+        "the path of a YAML file."))
+    return parse(text, path.name, sha256)
 
 
 _POLICY = {"policy": str, "version": int, "description": str, "message": str, "roles": list, "rules": list, "tools": dict}
 _RULE = {"name": str, "guard": str, "on": list, "action": str, "roles": list, "settings": dict, "message": str,
          "instruction": str, "disclaimer": str, "timeout_s": float}
 _TOOL = {"roles": list, "schema": dict, "calls_per_session": int, "confirm": bool, "shows": str, "timeout_s": float}
-_WORDS = {str: "a text", int: "a whole number", float: "a number", list: "a list", dict: "a mapping", bool: "true or false"}
 
 
 def parse(text: str, file: str = "policy", sha256: str = "") -> Policy:
     """A policy from YAML text."""
     values, where = lines.read(text, file)
-    checked = _Checked(file, where)
+    checked = _Reading(file, where)
     top = checked.mapping(values, (), _POLICY, needed=("policy", "version", "rules"))
     if top["version"] < 1:
         raise checked.error(("version",), f"the version is {top['version']}; count from 1")
@@ -127,37 +119,8 @@ def parse(text: str, file: str = "policy", sha256: str = "") -> Policy:
                   description=top.get("description", ""), message=top.get("message", MESSAGE))
 
 
-class _Checked:
-    """The checks of one file; every error names the file, the line and what to write instead."""
-
-    def __init__(self, file: str, where: dict[lines.Path, int]) -> None:
-        self._file, self._where = file, where
-
-    def error(self, path: lines.Path, sentence: str) -> LabError:
-        line = next((self._where[path[:n]] for n in range(len(path), -1, -1) if path[:n] in self._where), 1)
-        return LabError(f"{self._file}, line {line}: {sentence}.")
-
-    def mapping(self, value: Any, path: lines.Path, known: Mapping[str, type], *, needed: tuple[str, ...] = ()) -> dict[str, Any]:
-        if not isinstance(value, dict):
-            raise self.error(path, f"here must be a mapping with the keys {', '.join(known)}")
-        for key, one in value.items():
-            if key not in known:
-                raise self.error((*path, key), f"there is no key '{key}'; the keys are {', '.join(known)}")
-            kind = known[key]
-            fits = isinstance(one, (int, float) if kind is float else kind) and (kind is bool or not isinstance(one, bool))
-            if not fits:
-                raise self.error((*path, key), f"'{key}' must be {_WORDS[kind]}, not {one!r}")
-        if missing := [key for key in needed if key not in value]:
-            raise self.error(path, f"the key '{missing[0]}' is missing; add it")
-        return value
-
-    def texts(self, value: Any, path: lines.Path, known: tuple[str, ...] | None = None, what: str = "") -> tuple[str, ...]:
-        for i, one in enumerate(value):
-            if not isinstance(one, str) or not one:
-                raise self.error((*path, i), f"here must be a text, not {one!r}")
-            if known is not None and one not in known:
-                raise self.error((*path, i), f"there is no {what} '{one}'; choose from {', '.join(known)}")
-        return tuple(value)
+class _Reading(lines.Checked):
+    """The checks of one policy."""
 
     def rule(self, value: Any, path: lines.Path, roles: tuple[str, ...]) -> Rule:
         entry = self.mapping(value, path, _RULE, needed=("name", "guard", "on", "action"))

@@ -316,9 +316,7 @@ def _with_interval(value: float, drawn: Floats, confidence: float) -> Estimate:
 
 
 def _t_interval(value: float, error: float, freedom: int, confidence: float) -> Estimate:
-    from scipy.special import stdtrit
-
-    half = float(stdtrit(freedom, 0.5 + _valid(confidence) / 2)) * error
+    half = _t(0.5 + _valid(confidence) / 2, freedom) * error
     return Estimate(value=value, low=value - half, high=value + half)
 
 
@@ -326,6 +324,12 @@ def _z(probability: float) -> float:
     from scipy.special import ndtri
 
     return float(ndtri(probability))
+
+
+def _t(probability: float, freedom: int) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, probability))
 
 
 def _valid(confidence: float) -> float:

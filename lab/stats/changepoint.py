@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lab.errors import LabError
+from lab.stats import _z
 
 Floats = NDArray[np.float64]
 Side = Literal["fall", "rise"]
@@ -248,12 +249,6 @@ class _Data:
             return math.sqrt(float(self.y @ self.y) / max(1, self.n - groups))
         p = 2 / (self.n + 4)
         return math.sqrt(p * (1 - p))
-
-
-def _z(probability: float) -> float:
-    from scipy.special import ndtri
-
-    return float(ndtri(probability))
 
 
 def _centred(rows: Floats, stratum: NDArray[np.int64]) -> Floats:

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from lab import stats
 from lab.errors import LabError
 from lab.records import Estimate
+from lab.stats import _t
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,9 +161,3 @@ def _p_value(
         return stats.mcnemar(int((moved[0] < 0).sum()), int((moved[0] > 0).sum()))
     pulls = np.concatenate([one.sums / one.items for one in sums])
     return stats.difference(pulls, np.zeros(pulls.size), paired=True, seed=seed).p_value
-
-
-def _t(probability: float, freedom: int) -> float:
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, probability))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lab.errors import LabError
+from lab.stats import _z
 from lab.stats.sequential.comparison import ALPHA
 from lab.stats.sequential.metric import Metric
 from lab.stats.sequential.mixture import log_e
@@ -50,12 +51,10 @@ def fixed(
     distance is margin plus gain. `deviation` is that of single values on the metric's scale (of log values for log, relative to
     the mean for mean); `design` is 1 + (requests per user - 1) x (correlation of two requests of a user).
     """
-    from scipy.special import ndtri
-
     _refuse(deviation, share, design, alpha, power)
     if not distance > 0:
         return math.inf
-    return math.ceil((ndtri(1 - alpha / 2) + ndtri(power)) ** 2 * deviation**2 * design / (share * (1 - share) * distance**2))
+    return math.ceil((_z(1 - alpha / 2) + _z(power)) ** 2 * deviation**2 * design / (share * (1 - share) * distance**2))
 
 
 def curve(

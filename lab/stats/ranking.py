@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lab.errors import LabError
-from lab.stats import Floats, _valid, _z
+from lab.stats import Floats, _t, _valid, _z
 
 PRIOR = 0.5
 _STEPS = 200
@@ -71,7 +71,8 @@ def bradley_terry(
         gone_wrong = result - _sigmoid(strength[first] - strength[second])
         owners = [of for *_, of in kept]
         errors = np.maximum(errors, _errors(_sandwich(spread, first, second, gone_wrong, owners)))
-        quantile = _t(0.5 + confidence / 2, len(set(owners)) - 1)
+        freedom = len(set(owners)) - 1
+        quantile = _t(0.5 + confidence / 2, freedom) if freedom else math.nan
     strength, half = strength - strength.mean(), quantile * errors
     games = np.bincount(first, minlength=len(names)) + np.bincount(second, minlength=len(names))
     ranked = [Ranked(name=name, strength=float(strength[i]), low=float(strength[i] - half[i]),
@@ -84,12 +85,6 @@ def _errors(spread: Floats) -> Floats:
     """The standard error of every strength against the mean one."""
     centre = np.eye(len(spread)) - 1 / len(spread)
     return np.asarray(np.sqrt(np.maximum(0, np.diag(centre @ spread @ centre))))
-
-
-def _t(probability: float, freedom: int) -> float:
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, probability)) if freedom > 0 else math.nan
 
 
 def _valid_result(game: tuple[str, str, float]) -> tuple[str, str, float]:

@@ -16,6 +16,7 @@ from lab.engines.http.answers import Events, whole
 from lab.engines.http.asked import Asked, Refusal, read_asked, read_json, read_messages, refuse_model
 from lab.engines.http.counters import Counters
 from lab.engines.http.reply import JSON, Reply, Send, Streamed, Whole, answer
+from lab.engines.http.routing import routed, wrong_key
 from lab.engines.http.served import Served
 from lab.engines.http.step_loop import Delivery, StepLoop, Ticket
 from lab.errors import LabError
@@ -64,19 +65,11 @@ class App:
             await answer(send, refusal.status, json.dumps(refusal.as_json()).encode(), JSON, *refusal.headers)
 
     def _route(self, scope: Scope) -> Handler:
-        path = scope["path"].rstrip("/") or "/"
-        if path not in self._routes:
-            raise Refusal(f"There is no {path[:100]} here; the paths are {', '.join(self._routes)}.", status=404,
-                          code="not_found")
-        method, handler = self._routes[path]
-        if scope["method"] != method:
-            raise Refusal(f"{path} takes {method}, not {scope['method'][:20]}.", status=405,
-                          headers=[(b"allow", method.encode())])
+        path, handler = routed(scope, self._routes)
         if self._key and path != "/health":
             given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
             if not hmac.compare_digest(given, b"Bearer " + self._key):
-                raise Refusal("The key is wrong or missing; send the header 'Authorization: Bearer KEY'.", status=401,
-                              kind="authentication_error", code="invalid_api_key", headers=[(b"www-authenticate", b"Bearer")])
+                raise wrong_key()
         return handler
 
     def start(self) -> None:

@@ -44,16 +44,16 @@ class Streamed:
             return
         self.ended = news.generation is not None or bool(news.error)
         if news.error and not self._begun:
-            _now(_failed(self._send, news))
+            at_once(_failed(self._send, news))
             return
         body = error_event(_refusal(news).as_json()) if news.error else self._events.of(news) + (DONE if self.ended else b"")
         if not body:
             return
         if not self._begun:
             self._begun = True
-            _now(self._send({"type": "http.response.start", "status": 200, "headers": _EVENTS}))
+            at_once(self._send({"type": "http.response.start", "status": 200, "headers": _EVENTS}))
             body = self._events.opening() + body
-        if not _now(self._send({"type": "http.response.body", "body": body, "more_body": not self.ended})):
+        if not at_once(self._send({"type": "http.response.body", "body": body, "more_body": not self.ended})):
             self._lost, self.ended = True, False
             self._give_up()
 
@@ -69,9 +69,9 @@ class Whole:
             return
         self.ended = True
         if news.generation is None:
-            _now(_failed(self._send, news))
+            at_once(_failed(self._send, news))
         else:
-            _now(answer(self._send, 200, json.dumps(self._made(news.generation)).encode(), JSON))
+            at_once(answer(self._send, 200, json.dumps(self._made(news.generation)).encode(), JSON))
 
 
 def _refusal(news: News) -> Refusal:
@@ -89,8 +89,8 @@ async def answer(send: Send, status: int, body: bytes, *headers: tuple[bytes, by
     await send({"type": "http.response.body", "body": body})
 
 
-def _now(sending: Coroutine[Any, Any, None]) -> bool:
-    """Run `sending` to its end at once; False if it had to wait, and was given up."""
+def at_once(sending: Coroutine[Any, Any, None]) -> bool:
+    """Run `sending` to its end now; False if it had to wait (the client has let very much pile up), and was given up."""
     try:
         sending.send(None)
     except StopIteration:

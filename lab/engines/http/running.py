@@ -11,7 +11,8 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, TypeVar
 
 import uvicorn
 
@@ -21,6 +22,7 @@ from lab.engines.http.served import Served, ServeSettings, open_served
 from lab.engines.http.step_loop import News
 from lab.errors import LabError
 
+T = TypeVar("T")
 DRAIN_S = 5.0
 KEEP_ALIVE_S = 75
 """Idle connections stay open this long: a client that measures must not pay for new ones."""
@@ -38,8 +40,8 @@ def serve(
     key = _key(key_env)
     tied = socket.socket(fileno=tie) if tie is not None else None
     if tied is not None:
-        threading.Thread(target=_end_with, args=(tied,), daemon=True).start()
-    with _bound(host, port) as listening:
+        threading.Thread(target=end_with, args=(tied,), daemon=True).start()
+    with bound(host, port) as listening:
         served = open_served(model, settings)
         address = listening.getsockname()[1]
 
@@ -60,7 +62,21 @@ async def _serve(served: Served, listening: socket.socket, key: str, ready: Call
     config = uvicorn.Config(
         app, http=GatheringProtocol, lifespan="off", ws="none", access_log=False, log_config=None, log_level="critical",
         server_header=False, timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=2)
-    server = _Server(config)
+    server = Server(config)
+    return await until_signal(
+        server, listening, ready, lambda stopping, asked: _drain(app, server, stopping, asked), app.steps.stop)
+
+
+Drain = Callable[[asyncio.Event, list[int]], Coroutine[Any, Any, None]]
+
+
+async def until_signal(
+    server: Server, listening: socket.socket, ready: Callable[[], None], drain: Drain, end: Callable[[], T],
+) -> T:
+    """Serve until `drain` ends the server, which SIGINT or SIGTERM begins; what `end`, called in a thread, returns.
+
+    `drain` is given an event that a signal sets, and the signals so far. `ready` is called once the server accepts.
+    """
     loop, stopping = asyncio.get_running_loop(), asyncio.Event()
     asked: list[int] = []
 
@@ -69,26 +85,25 @@ async def _serve(served: Served, listening: socket.socket, key: str, ready: Call
         loop.call_soon_threadsafe(stopping.set)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    drain = asyncio.create_task(_drain(app, server, stopping, asked))
-    say = asyncio.create_task(_say(server, ready))
+    draining, saying = asyncio.create_task(drain(stopping, asked)), asyncio.create_task(_say(server, ready))
     try:
         await server.serve(sockets=[listening])
     finally:
-        say.cancel()
-        drain.cancel()
-        ended = await asyncio.to_thread(app.steps.stop)
+        saying.cancel()
+        draining.cancel()
+        ended = await asyncio.to_thread(end)
         for number, handler in before.items():
             signal.signal(number, handler)
     return ended
 
 
-async def _say(server: _Server, ready: Callable[[], None]) -> None:
+async def _say(server: Server, ready: Callable[[], None]) -> None:
     while not server.started:
         await asyncio.sleep(0.005)
     ready()
 
 
-async def _drain(app: App, server: _Server, stopping: asyncio.Event, asked: list[int]) -> None:
+async def _drain(app: App, server: Server, stopping: asyncio.Event, asked: list[int]) -> None:
     """After a signal: refuse what is new, wait for what is open, cut it off after `DRAIN_S` or at a second signal."""
     await stopping.wait()
     app.draining = True
@@ -103,7 +118,7 @@ async def _drain(app: App, server: _Server, stopping: asyncio.Event, asked: list
     server.should_exit = True
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     """uvicorn without its signal handlers, which would raise the signal again at the end."""
 
     @contextlib.contextmanager
@@ -123,7 +138,7 @@ def _key(name: str) -> str:
 
 
 @contextlib.contextmanager
-def _bound(host: str, port: int) -> Iterator[socket.socket]:
+def bound(host: str, port: int) -> Iterator[socket.socket]:
     """A socket bound to the address before the model is loaded, so that a taken port is found out at once."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
@@ -141,7 +156,7 @@ def _bound(host: str, port: int) -> Iterator[socket.socket]:
         yield listening
 
 
-def _end_with(tied: socket.socket) -> None:
+def end_with(tied: socket.socket) -> None:
     """End this process when the other side of `tied` closes, or when the parent has died and a copy holds it open."""
     parent = os.getppid()
     while os.getppid() == parent:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab.errors import LabError
 from lab.ops.alerts.conditions import Burn, Condition, Drift, Spike, Threshold
 from lab.ops.requests_schema import NUMBERS, SCORE, TEXTS
 from lab.ops.slo import DAY_S, Slo
 from lab.safety import lines
-from lab.safety.policy import _Checked as Checked
+from lab.safety.lines import Checked
 
 SHIPPED = Path(__file__).parent / "default.yaml"
 SEVERITIES = ("notice", "warning", "critical")
@@ -61,13 +59,8 @@ class Rules:
 def load(path: str | Path = SHIPPED) -> Rules:
     """A file of rules, the shipped one unless a path is given. Raises `LabError` naming file, line and remedy."""
     file = Path(path).expanduser()
-    try:
-        raw = file.read_bytes()
-        text = raw.decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise LabError(f"The alert rules '{file.name}' cannot be read ({getattr(error, 'strerror', None) or error}); give a "
-                       "readable UTF-8 file.") from error
-    return parse(text, file.name, hashlib.sha256(raw).hexdigest())
+    text, sha256 = lines.file(file, f"alert rules '{file.name}'")
+    return parse(text, file.name, sha256)
 
 
 _TOP = {"alerts": str, "version": int, "description": str, "webhook_env": str, "objectives": dict, "rules": list}

@@ -16,6 +16,7 @@ from typing import Any
 
 from lab.engines.http.asked import Asked, Refusal, read_json
 from lab.engines.http.reply import JSON, Send, answer
+from lab.engines.http.routing import routed, wrong_key
 from lab.engines.http.step_loop import Delivery, Ticket
 from lab.errors import LabError
 from lab.ops import cost
@@ -102,19 +103,11 @@ class App:
         self.ledger.close()
 
     def _route(self, scope: Scope) -> Handler:
-        path = scope["path"].rstrip("/") or "/"
-        if path not in self._routes:
-            raise Refusal(f"There is no {path[:100]} here; the paths are {', '.join(self._routes)}.", status=404,
-                          code="not_found")
-        method, handler = self._routes[path]
-        if scope["method"] != method:
-            raise Refusal(f"{path} takes {method}, not {scope['method'][:20]}.", status=405, code="method",
-                          headers=[(b"allow", method.encode())])
+        path, handler = routed(scope, self._routes, wrong_method="method")
         if path not in OPEN_PATHS:
             key = self.keys.find(admission.header(scope, b"authorization"))
             if key is None:
-                raise Refusal("The key is wrong or missing; send the header 'Authorization: Bearer KEY'.", status=401,
-                              kind="authentication_error", code="invalid_api_key", headers=[(b"www-authenticate", b"Bearer")])
+                raise wrong_key()
             scope["key"] = key
         return handler
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from lab.engines.http.answers import error_event
 from lab.engines.http.asked import Asked, Refusal
-from lab.engines.http.reply import JSON, Send
+from lab.engines.http.reply import JSON, Send, at_once
 from lab.engines.http.step_loop import News, Ticket
 from lab.ops.cost import PriceBook
 from lab.ops.gateway.events import Answer, counts
@@ -272,13 +272,3 @@ def declined(answer: str) -> float:
     from lab.metrics.bias.tone import refusal
 
     return refusal([answer])[0]
-
-
-def at_once(sending: Coroutine[Any, Any, None]) -> bool:
-    """Run `sending` to its end now; False if it had to wait (the client has let very much pile up), and was given up."""
-    try:
-        sending.send(None)
-    except StopIteration:
-        return True
-    sending.close()
-    return False

@@ -25,7 +25,7 @@ from typing import Any
 
 import uvicorn
 
-from lab.engines.http.running import KEEP_ALIVE_S, _bound, _end_with, _Server
+from lab.engines.http.running import KEEP_ALIVE_S, Server, bound, end_with, until_signal
 from lab.errors import LabError
 from lab.ops import requests
 from lab.ops.gateway.app import App
@@ -45,7 +45,7 @@ def run(settings: GatewaySettings, *, say: Say = print) -> None:
         load_keys(settings.keys)
     place = requests.folder()
     _secret(place)
-    with _bound(settings.host, settings.port) as listening, tempfile.TemporaryDirectory(prefix="lab-gateway-") as metrics:
+    with bound(settings.host, settings.port) as listening, tempfile.TemporaryDirectory(prefix="lab-gateway-") as metrics:
         listening.listen(BACKLOG)
         address = listening.getsockname()[1]
         shown = f"[{settings.host}]" if ":" in settings.host else settings.host
@@ -63,7 +63,7 @@ def worker(given: str) -> None:
     """One of several processes; `given` is what the supervisor tells it."""
     told = json.loads(given)
     tied = socket.socket(fileno=told["tie"])
-    threading.Thread(target=_end_with, args=(tied,), daemon=True).start()
+    threading.Thread(target=end_with, args=(tied,), daemon=True).start()
     with socket.socket(fileno=told["listen"]) as listening:
         one_process(_settings_of(told["settings"]), listening, Path(told["metrics"]), lambda: tied.sendall(b"ready\n"))
 
@@ -82,40 +82,18 @@ async def _serve(
     with contextlib.suppress(Exception):
         await app.loaded.current()
     server = server_of(app, settings)
-    loop, stopping = asyncio.get_running_loop(), asyncio.Event()
-    asked: list[int] = []
-
-    def stop(number: int, _frame: object) -> None:
-        asked.append(number)
-        loop.call_soon_threadsafe(stopping.set)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    drain = asyncio.create_task(_drain(app, server, stopping, asked, settings.drain_s))
-    say = asyncio.create_task(_said(server, ready))
-    try:
-        await server.serve(sockets=[listening])
-    finally:
-        say.cancel()
-        drain.cancel()
-        await asyncio.to_thread(app.stop)
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    await until_signal(
+        server, listening, ready, lambda stopping, asked: _drain(app, server, stopping, asked, settings.drain_s), app.stop)
 
 
-def server_of(app: App, settings: GatewaySettings) -> _Server:
+def server_of(app: App, settings: GatewaySettings) -> Server:
     """uvicorn for an application, with the limits of its settings."""
-    return _Server(uvicorn.Config(
+    return Server(uvicorn.Config(
         app, http=limited(settings.head_s, settings.connections), lifespan="off", ws="none", access_log=False, log_config=None,
         log_level="critical", server_header=False, timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=2, backlog=BACKLOG))
 
 
-async def _said(server: _Server, ready: Callable[[], None]) -> None:
-    while not server.started:
-        await asyncio.sleep(0.005)
-    ready()
-
-
-async def _drain(app: App, server: _Server, stopping: asyncio.Event, asked: list[int], drain_s: float) -> None:
+async def _drain(app: App, server: Server, stopping: asyncio.Event, asked: list[int], drain_s: float) -> None:
     """After a signal: accept nothing more, let open answers end, cut off what is left after a while or at a second signal."""
     await stopping.wait()
     for listener in server.servers:

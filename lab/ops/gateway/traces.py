@@ -68,7 +68,7 @@ class Traces:
                 self.dropped += 1
                 continue
             try:
-                place = place or tracking._experiment_id(tracking.writer(), EXPERIMENT)
+                place = place or tracking.experiment_id(tracking.writer(), EXPERIMENT)
                 _written(ended, place)
                 self.written += 1
             except Exception:  # a store that is down is told by /health; the log has the request
@@ -103,7 +103,7 @@ def _written(ended: Ended, place: str) -> None:
         "end_time_unix_nano": begin + lasted_ms * 1_000_000,
         "status": {"code": "ERROR" if bad else "OK", "message": record.error_kind},
         "attributes": {name: json.dumps(value) for name, value in attributes.items()}, "events": []})
-    client = feedback._tracing()
+    client = feedback.tracing()
     feedback.retried(lambda: client.start_trace(info))
     feedback.retried(lambda: client.log_spans(place, [span]))
     if record.refused == 1:

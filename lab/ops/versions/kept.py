@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
@@ -84,8 +83,7 @@ def kept_release(place: Path, number: int, digest: str) -> Release | None:
 def locked(place: Path, name: str = "lock") -> Iterator[None]:
     """One process of this machine at a time. Raises `OSError` where nothing can be written."""
     place.mkdir(parents=True, exist_ok=True)
-    with open(place / name, "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with store.locked(place / name):
         yield
 
 

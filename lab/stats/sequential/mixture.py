@@ -13,7 +13,6 @@ import math
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import log_ndtr
 
 from lab.errors import LabError
 
@@ -27,7 +26,7 @@ def log_e(score: ArrayLike, information: ArrayLike, scale: float) -> Floats:
     """
     grown = 1 + scale**2 * np.asarray(information, dtype=np.float64)
     x = scale * np.asarray(score, dtype=np.float64) / np.sqrt(grown)
-    return np.asarray(math.log(2) + log_ndtr(x) + x**2 / 2 - np.log(grown) / 2)
+    return np.asarray(math.log(2) + _log_normal(x) + x**2 / 2 - np.log(grown) / 2)
 
 
 def radius(information: ArrayLike, *, scale: float, alpha: float = 0.05) -> Floats:
@@ -41,7 +40,7 @@ def radius(information: ArrayLike, *, scale: float, alpha: float = 0.05) -> Floa
     wanted = math.log(1 / alpha) + np.log(grown) / 2
     x = np.sqrt(2 * wanted)
     for _ in range(4):  # log Phi is nearly 0 here: every step gains three digits
-        x = np.sqrt(2 * (wanted - log_ndtr(x)))
+        x = np.sqrt(2 * (wanted - _log_normal(x)))
     with np.errstate(divide="ignore"):
         return np.asarray(x * np.sqrt(grown) * scale / (grown - 1))
 
@@ -77,3 +76,10 @@ def closed(log_values: ArrayLike) -> Floats:
         smallest = ((others + e[place]) / np.arange(1, raw.size + 1)).min()
         adjusted[which] = top + math.log(smallest) if smallest > 0 else -math.inf
     return adjusted
+
+
+def _log_normal(x: Floats) -> Floats:
+    """log Phi(x). scipy is imported with the first call, because every command reads this module."""
+    from scipy.special import log_ndtr
+
+    return np.asarray(log_ndtr(x))
