@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lab import data, metrics
@@ -127,6 +127,7 @@ labelled = st.lists(st.tuples(st.floats(-1, 1), st.booleans()), min_size=12, max
 
 
 @given(labelled)
+@example([(0.0, False)] * 12 + [(5e-324, True)])
 @settings(deadline=None)
 def test_no_other_threshold_has_a_higher_kappa(rows: list[tuple[float, bool]]) -> None:
     from sklearn.metrics import cohen_kappa_score

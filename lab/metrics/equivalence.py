@@ -129,4 +129,5 @@ def _best(values: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
     falls = np.append(np.diff(values[order]) < 0, True)  # a threshold cannot part equal values
     at = int(np.argmax(np.where(falls, kappas, -np.inf)))
     below = values[order][at + 1] if at + 1 < n else values[order][at] - 1e-6
-    return float((values[order][at] + below) / 2)
+    halfway = (values[order][at] + below) / 2
+    return float(halfway if halfway > below else values[order][at])  # between floats that touch, halfway rounds down
