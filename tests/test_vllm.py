@@ -345,8 +345,9 @@ def test_a_server_goes_with_whoever_asked_for_it_however_that_ends(
     asker = (f"import os, time; from lab.engines.vllm_parts import process; port = process.free_port()\n"
              f"server = process.ServerProcess([{sys.executable!r}, {str(file)!r}, str(port), {str(tmp_path / 'pids')!r}], "
              "port=port, env=os.environ, name='x')\nserver.wait(limit_s=30)\n"
-             f"if {forks} and os.fork() == 0: print(os.getpid(), flush=True); time.sleep(600)\n"  # keeps the pipe open
-             f"if not {forks}: print(0)\nprint(server.pid, flush=True)\ntime.sleep(600)\n")
+             "def say(pid): os.write(1, b'%d\\n' % pid)\n"  # one write: two processes share the pipe
+             f"if {forks} and os.fork() == 0: say(os.getpid()); time.sleep(600)\n"  # keeps the pipe open
+             f"if not {forks}: say(0)\nsay(server.pid)\ntime.sleep(600)\n")
     with subprocess.Popen([sys.executable, "-c", asker], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
                           preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler)) as owner:
         assert owner.stdout
