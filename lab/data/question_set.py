@@ -56,6 +56,11 @@ class QuestionSet:
         """Whether its file is here. A set that ships always is."""
         return self.path.is_file()
 
+    @property
+    def changed(self) -> bool:
+        """Whether the file that is here is another one than the catalogue has."""
+        return self.fetched and _digest(self.path) != self.sha256
+
     def check(self) -> None:
         """Raise `LabError` unless the file at `path` is, byte for byte, the one in the catalogue."""
         if self.archive and not self.fetched:

@@ -20,9 +20,9 @@ _WIDTH = 300
 
 
 def listing() -> Iterator[str]:
-    """Two lines for each set: name, kind, items, whether it is here and its licence; then what it is."""
+    """Two lines for each set: name, kind, items, whether it is here and unchanged, and its licence; then what it is."""
     for e in catalogue().values():
-        here = "ships" if not e.archive else "fetched" if e.fetched else "not here"
+        here = "not here" if not e.fetched else "changed" if e.changed else "fetched" if e.archive else "ships"
         yield f"{e.name:<22}  {e.kind:<8}  {e.size:>6,} items  {here:<8}  {e.licence}"
         yield f"    {e.description}" + " (never shown)" * e.harmful
 
