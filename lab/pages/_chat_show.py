@@ -12,10 +12,9 @@ from typing import Any
 
 import streamlit as st
 
-from lab import plots
+from lab import plots, wording
 from lab.metrics import speed
 from lab.names import describe
-from lab.pages import _words
 from lab.pages._chat_live import Answered, Live
 from lab.records import Generation
 from lab.safety import Decision
@@ -35,7 +34,7 @@ def turn(live: Live, *, operator: bool, figures: bool, number: int) -> None:
     """A question with its answers, or a tool call made by hand."""
     if live.call is not None:
         with st.chat_message("user"):
-            st.markdown(f"Tool call by hand: **{_words.plain(live.call.name)}**")
+            st.markdown(f"Tool call by hand: **{wording.plain(live.call.name)}**")
         with st.chat_message("assistant"):
             if live.called is not None:
                 called(live.called)
@@ -43,7 +42,7 @@ def turn(live: Live, *, operator: bool, figures: bool, number: int) -> None:
             elif not live.done:
                 st.caption("The call waits for a person, or works…")
             if live.problem:
-                st.error(_words.plain(live.problem))
+                st.error(wording.plain(live.problem))
         return
     with st.chat_message("user"):
         text(live.question)
@@ -53,14 +52,14 @@ def turn(live: Live, *, operator: bool, figures: bool, number: int) -> None:
         with column, st.chat_message("assistant"):
             answer(live, one, operator=operator, top_ms=top if figures else None, key=f"{number} {i}")
     if live.problem:
-        st.error(_words.plain(live.problem))
+        st.error(wording.plain(live.problem))
 
 
 def answer(live: Live, one: Answered, *, operator: bool, top_ms: float | None, key: str) -> None:
     """One side's answer, as far as it is there. `top_ms` is the scale of the strip; None draws none."""
     exchange = one.exchange
     if len(live.answers) > 1:
-        st.caption(_words.plain(one.label))
+        st.caption(wording.plain(one.label))
     if exchange is None:
         if not one.problem:
             st.caption(f"{STAGES['waiting']}…" if one.begun else "Not asked." if live.done else
@@ -69,15 +68,15 @@ def answer(live: Live, one: Answered, *, operator: bool, top_ms: float | None, k
         if exchange.called is not None:
             called(exchange.called)
         if exchange.unread:
-            st.caption(_words.plain(f"No tool was called. {exchange.unread}"))
+            st.caption(wording.plain(f"No tool was called. {exchange.unread}"))
         text(exchange.text)
         _blocked(exchange)
         if exchange.stage == "done":
             _ended(exchange, operator=operator, top_ms=top_ms, key=key)
         else:
-            st.caption(_words.plain(f"{STAGES[exchange.stage]}…{_held(exchange)}"))
+            st.caption(wording.plain(f"{STAGES[exchange.stage]}…{_held(exchange)}"))
     if one.problem:
-        st.error(_words.plain(one.problem))
+        st.error(wording.plain(one.problem))
 
 
 def text(said: str) -> None:
@@ -90,7 +89,7 @@ def called(one: Called) -> None:
     """A tool call: what was wanted, and what became of it."""
     with st.container(border=True):
         head = st.container(horizontal=True, vertical_alignment="center")
-        head.markdown(f"Tool **{_words.plain(one.call.name)}**", width="content")
+        head.markdown(f"Tool **{wording.plain(one.call.name)}**", width="content")
         refused = not one.ruling.allowed
         head.badge("refused" if refused else "failed" if one.failed else "carried out",
                    color="red" if refused else "orange" if one.failed else "green")
@@ -99,7 +98,7 @@ def called(one: Called) -> None:
             st.code(json.dumps(dict(arguments), indent=1, ensure_ascii=False), language="json", wrap_lines=True)
         if refused or one.failed:
             reason = one.failed or f"{one.ruling.reason}."
-            st.markdown(_words.plain(reason[:1].upper() + reason[1:]))
+            st.markdown(wording.plain(reason[:1].upper() + reason[1:]))
         text(one.said)
 
 
@@ -110,10 +109,10 @@ def decisions(found: Sequence[Decision], *, key: str, looked: str = "") -> None:
         for one in found:
             done, colour = DONE[one.action]
             why = ". ".join(filter(None, (one.evidence, one.reason)))
-            st.markdown(f":{colour}-badge[{done}] **{_words.plain(one.rule or 'no rule objects')}** on the {WHERE[one.stage]}"
-                        f"{': ' + _words.plain(why) if why else ''} :gray[({_cost(one.added_s)})]")
+            st.markdown(f":{colour}-badge[{done}] **{wording.plain(one.rule or 'no rule objects')}** on the {WHERE[one.stage]}"
+                        f"{': ' + wording.plain(why) if why else ''} :gray[({_cost(one.added_s)})]")
         if looked:
-            st.caption(_words.plain(looked))
+            st.caption(wording.plain(looked))
 
 
 def _blocked(exchange: Exchange) -> None:
@@ -122,8 +121,8 @@ def _blocked(exchange: Exchange) -> None:
         return
     where = "The question was not passed on" if one.stage == "input" else "The answer was stopped"
     why = ". ".join(filter(None, (one.evidence, one.reason)))
-    rule = f" by the rule **{_words.plain(one.rule)}**" if one.rule else ""
-    st.error(f"{where}{rule}{': ' + _words.plain(why) if why else ''}.")
+    rule = f" by the rule **{wording.plain(one.rule)}**" if one.rule else ""
+    st.error(f"{where}{rule}{': ' + wording.plain(why) if why else ''}.")
 
 
 def _ended(exchange: Exchange, *, operator: bool, top_ms: float | None, key: str) -> None:
@@ -137,7 +136,7 @@ def _ended(exchange: Exchange, *, operator: bool, top_ms: float | None, key: str
         _original(exchange)
     generation = exchange.generation
     if generation is not None and generation.tokens_at_s:
-        st.caption(_words.plain(_speed(exchange)))
+        st.caption(wording.plain(_speed(exchange)))
         if top_ms is not None and len(generation.tokens_at_s) > 1:
             st.plotly_chart(_strip(generation, top_ms), config={**plots.CONFIG, "displayModeBar": False}, key=f"strip {key}")
     decisions(exchange.decisions, key=key, looked=f"All rules together took {_cost(exchange.added_s)}.")
@@ -155,10 +154,10 @@ def _strip(generation: Generation, top_ms: float) -> Any:
 def _speed(exchange: Exchange) -> str:
     generation = exchange.generation
     assert generation is not None
-    parts = [f"First token after {_words.measured(speed.ttft_s(generation), 'ttft_s')}",
+    parts = [f"First token after {wording.measured(speed.ttft_s(generation), 'ttft_s')}",
              f"{len(generation.tokens_at_s)} tokens"]
     if not math.isnan(rate := speed.decode_tokens_per_s(generation)):
-        parts.append(_words.measured(rate, "decode_tokens_per_s"))
+        parts.append(wording.measured(rate, "decode_tokens_per_s"))
     limit = plots.stall_s(generation)
     if stalls := sum(gap > limit for gap in speed.itl_s(generation)):
         parts.append(f"{stalls} stall{'' if stalls == 1 else 's'} (over {limit * 1e3:.0f} ms)")

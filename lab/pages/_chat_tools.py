@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import streamlit as st
 
+from lab import wording
 from lab.errors import LabError
 from lab.ops.tools import Sandbox
-from lab.pages import _words
 from lab.pages._chat_live import Live
 from lab.safety import Pending, Policy, ToolCall
 from lab.safety.calling import Ability
@@ -35,7 +35,7 @@ def form(policy: Policy, abilities: Sequence[Ability], role: str, *, disabled: b
         try:
             return ToolCall(name=chosen, arguments={**given, **_object(more)})
         except LabError as error:
-            st.error(_words.plain(error))
+            st.error(wording.plain(error))
             return None
 
 
@@ -47,10 +47,10 @@ def confirm(live: Live) -> None:
 
     @st.dialog("Confirm before it happens", on_dismiss=lambda: _answer(pending, False))
     def ask() -> None:
-        st.markdown(f"**{_words.plain(pending.shows)}**")
+        st.markdown(f"**{wording.plain(pending.shows)}**")
         if pending.why:
-            st.markdown(_words.plain(pending.why))
-        st.caption(f"Tool {_words.plain(pending.call.name)}, with exactly these arguments:")
+            st.markdown(wording.plain(pending.why))
+        st.caption(f"Tool {wording.plain(pending.call.name)}, with exactly these arguments:")
         st.code(json.dumps(dict(pending.call.arguments), indent=1, ensure_ascii=False), language="json", wrap_lines=True)
         _countdown(pending)
         no, yes = st.columns(2)
@@ -76,13 +76,13 @@ def sandbox(box: Sandbox) -> None:
         try:
             files, sent = box.listed(), box.sent()
         except LabError as error:
-            st.error(_words.plain(error))
+            st.error(wording.plain(error))
             return
-        st.caption(f"The tools act in this folder and nowhere else: {_words.plain(box.folder)}")
-        st.markdown(f"Files: {_words.plain(', '.join(files) or 'none')}")
+        st.caption(f"The tools act in this folder and nowhere else: {wording.plain(box.folder)}")
+        st.markdown(f"Files: {wording.plain(', '.join(files) or 'none')}")
         st.markdown(f"Outbox: {len(sent)} message{'' if len(sent) == 1 else 's'}")
         for message in sent[-3:]:
-            st.caption(_words.plain(f"To {message['to']}: {message['subject']}"))
+            st.caption(wording.plain(f"To {message['to']}: {message['subject']}"))
 
 
 def _answer(pending: Pending, yes: bool) -> None:

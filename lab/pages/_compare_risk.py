@@ -8,10 +8,9 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from lab import names, plots
+from lab import names, plots, wording
 from lab.experiments import Experiment
 from lab.names import describe
-from lab.pages import _words
 
 
 def columns(trials: pd.DataFrame) -> list[str]:
@@ -65,6 +64,6 @@ def _drawn(column: str, trials: pd.DataFrame, dark: bool) -> Any:
 
 def _value(row: pd.Series[Any], column: str) -> str:
     low, high = (float(row.get(f"{column}_{side}", math.nan)) for side in ("low", "high"))
-    bounds = _words.interval(low, high, column)
+    bounds = wording.interval(low, high, column)
     shown = describe(column).show(float(row[column]))
     return f"{shown} ({bounds})" if bounds else shown

@@ -7,10 +7,11 @@ from typing import Any
 
 import streamlit as st
 
+from lab import wording
 from lab.errors import LabError
 from lab.metrics.judging import rubric
 from lab.ops import ratings
-from lab.pages import _rate_card, _words
+from lab.pages import _rate_card
 
 HEADINGS = {"system": "Instruction", "user": "Request", "assistant": "Earlier answer", "tool": "Tool"}
 
@@ -28,7 +29,7 @@ def show(of: ratings.Task) -> None:
         _ask_name(of)
         return
     left, right = st.columns([4, 1], vertical_alignment="center")
-    left.caption(_words.plain(f"Rating as {name}. Every rating is kept as soon as it is saved; you can close this page and go "
+    left.caption(wording.plain(f"Rating as {name}. Every rating is kept as soon as it is saved; you can close this page and go "
                               "on later under the same name."))
     right.button("Change name", on_click=_forget, type="tertiary")
     asked = ratings.next_item(of, name)
@@ -49,12 +50,12 @@ def _ask_name(of: ratings.Task) -> None:
             try:
                 st.session_state["rate.name"] = ratings.named(name)
             except LabError as error:
-                st.error(_words.plain(error))
+                st.error(wording.plain(error))
             else:
                 st.rerun()
     begun = ratings.raters(of)
     if begun:
-        st.caption(_words.plain("So far: " + ", ".join(f"{p.rater} {p.done} of {p.total}" for p in begun) + "."))
+        st.caption(wording.plain("So far: " + ", ".join(f"{p.rater} {p.done} of {p.total}" for p in begun) + "."))
 
 
 def _card(of: ratings.Task, name: str, asked: ratings.Asked) -> dict[str, Any]:
@@ -101,14 +102,14 @@ def _take_back(of: ratings.Task, name: str) -> None:
 
 
 def _end(of: ratings.Task, name: str) -> None:
-    st.success(_words.plain(f"You are through, {name}: all {len(of.units)} items are rated and stored. Thank you."))
+    st.success(wording.plain(f"You are through, {name}: all {len(of.units)} items are rated and stored. Thank you."))
     care = ratings.controls(of, name)
     if care:
         right = sum(one.right for one in care)
         st.markdown(f"Control items: {right} of {len(care)} of your grades were as expected.")
         for one in care:
             if not one.right:
-                with st.expander(_words.plain(f"{one.axis.capitalize()}: you said {one.said}, expected was {one.expected}")):
+                with st.expander(wording.plain(f"{one.axis.capitalize()}: you said {one.said}, expected was {one.expected}")):
                     st.text(one.question)
                     for i, answer in enumerate(one.answers):
                         st.caption("Answer" if len(one.answers) == 1 else f"Answer {'AB'[i]}")

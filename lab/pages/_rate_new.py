@@ -6,11 +6,11 @@ from typing import Literal
 
 import streamlit as st
 
-from lab import data
+from lab import data, wording
 from lab.errors import LabError
 from lab.metrics.judging import rubric
 from lab.ops import ratings
-from lab.pages import _store, _words
+from lab.pages import _store
 
 NEWEST = 200
 CONTROLS = "verdicts"
@@ -26,13 +26,13 @@ def show() -> None:
         st.code("lab run quality", language="bash")
         return
     if problem := st.session_state.pop("rate.refused", ""):
-        st.error(_words.plain(problem))
+        st.error(wording.plain(problem))
     names = list(dict.fromkeys(runs["experiment"]))
     left, right = st.columns(2, gap="medium")
     experiment = left.selectbox("Experiment", names, key="rate.experiment",
                                 index=names.index("quality") if "quality" in names else 0)
     those = runs[runs["experiment"] == experiment]
-    labels = _words.labels(those)
+    labels = wording.labels(those)
     run = right.selectbox("Run", list(labels), format_func=lambda run_id: labels[run_id])
     trials = _store.trials([run])
     held = ratings.with_generations(list(trials["run_id"])) if len(trials) else []

@@ -7,9 +7,9 @@ import math
 import pandas as pd
 import streamlit as st
 
+from lab import wording
 from lab.ops import history, ratings
 from lab.ops.ratings import Disagreement
-from lab.pages import _words
 from lab.records import Estimate
 
 MOST = 20
@@ -24,7 +24,7 @@ def show(of: ratings.Task) -> None:
     if name:
         far = ratings.progress(of, name)
         if far.done < far.total and not st.session_state.get(f"rate.unblinded {of.id}"):
-            st.warning(_words.plain(f"{name} has {far.total - far.done} items left. The results name the models and show what "
+            st.warning(wording.plain(f"{name} has {far.total - far.done} items left. The results name the models and show what "
                                     "others said, so the rest would not be blind."))
             st.button("Show the results anyway", on_click=_unblind, args=(of.id,))
             return
@@ -72,14 +72,14 @@ def _agreement(found: ratings.Summary) -> None:
     st.caption(BENCHMARK)
     for why in dict.fromkeys(shared.why for shared in found.shared if shared.why):
         axes = ", ".join(shared.axis for shared in found.shared if shared.why == why)
-        st.info(_words.plain(f"{axes.capitalize()}: {why}"))
+        st.info(wording.plain(f"{axes.capitalize()}: {why}"))
 
 
 def _models(found: ratings.Summary) -> None:
     if found.task.kind == "pairs":
         st.subheader("Ranking", anchor=False)
         if found.ranking_why:
-            st.info(_words.plain(found.ranking_why))
+            st.info(wording.plain(found.ranking_why))
             return
         st.dataframe(pd.DataFrame([
             {"Model": r.name, "Strength (log-odds)": r.strength, "95% interval": f"{r.low:.2f} to {r.high:.2f}",
@@ -120,21 +120,21 @@ def _disagreements(found: ratings.Summary) -> None:
     st.caption(f"Items on which raters differ, the widest first{rest}.")
     for axes in list(items.values())[:MOST]:
         whose = f", {axes[0].answers[0][0]}" if len(axes[0].answers) == 1 else ""
-        with st.expander(_words.plain(f"{axes[0].item}{whose}: {_said(found, axes[0])}")):
+        with st.expander(wording.plain(f"{axes[0].item}{whose}: {_said(found, axes[0])}")):
             _discussed(found, axes)
 
 
 def _discussed(found: ratings.Summary, axes: list[Disagreement]) -> None:
     one = axes[0]
     for message in one.messages:
-        st.caption(_words.plain(message.role.capitalize()))
+        st.caption(wording.plain(message.role.capitalize()))
         st.text(message.content)
     for place, (model, answer) in zip(("First answer", "Second answer"), one.answers, strict=False):
-        st.caption(_words.plain(f"{place if len(one.answers) > 1 else 'Answer'}, {model}"))
+        st.caption(wording.plain(f"{place if len(one.answers) > 1 else 'Answer'}, {model}"))
         st.text(answer or "(empty)")
-    st.markdown("\n".join(f"- {_words.plain(_said(found, axis))}" for axis in axes))
+    st.markdown("\n".join(f"- {wording.plain(_said(found, axis))}" for axis in axes))
     for rater, note in one.notes.items():
-        st.markdown(_words.plain(f"{rater}: {note}"))
+        st.markdown(wording.plain(f"{rater}: {note}"))
 
 
 def _said(found: ratings.Summary, one: Disagreement) -> str:

@@ -7,11 +7,12 @@ import math
 import pandas as pd
 import streamlit as st
 
+from lab import wording
 from lab.names import describe
 from lab.ops import versions
 from lab.ops.compare import Row
 from lab.ops.versions import Changed, Difference, Measured, Release
-from lab.pages import _store, _words
+from lab.pages import _store
 
 UNTESTED, LONG = 12, 4
 """Measures without a test that are shown, and sentences that a dialog shows unfolded."""
@@ -32,7 +33,7 @@ def show(before: Release, after: Release) -> None:
     for measured in found.measured:
         _measured(measured)
     for line in found.unmeasured:
-        st.markdown(_words.plain(line))
+        st.markdown(wording.plain(line))
     if len(found.measured) + len(found.unmeasured) == 0:
         st.markdown("Not measured.")
 
@@ -45,7 +46,7 @@ def brief(found: Difference, *, folded: bool = False) -> None:
     parts = {"prompt": found.prompt, "settings": found.settings, "policy": found.rules, "model": found.model,
              "retrieval": found.retrieval}
     changed, same = ([name for name, rows in parts.items() if bool(rows) == wanted] for wanted in (True, False))
-    st.caption(_words.plain(f"Changed: {', '.join(changed) or 'nothing'}. The same: {', '.join(same) or 'nothing'}."))
+    st.caption(wording.plain(f"Changed: {', '.join(changed) or 'nothing'}. The same: {', '.join(same) or 'nothing'}."))
     if found.prompt:
         st.markdown("**Prompt**")
         st.code("\n".join(found.prompt), language="diff", wrap_lines=True)
@@ -53,7 +54,7 @@ def brief(found: Difference, *, folded: bool = False) -> None:
         st.markdown("**Policy**")
         long = folded and len(found.rules) > LONG
         with st.expander(f"{len(found.rules)} changes") if long else st.container():
-            st.markdown("\n".join(f"- {_words.plain(line)}" for line in found.rules))
+            st.markdown("\n".join(f"- {wording.plain(line)}" for line in found.rules))
 
 
 def changes(found: Difference) -> None:
@@ -62,7 +63,7 @@ def changes(found: Difference) -> None:
         _table(rows)
     lines = [line for measured in found.measured for line in measured.sentences()]
     lines += [f"Caution: {line}" for measured in found.measured for line in measured.cautions]
-    st.markdown("\n".join(f"- {_words.plain(line)}" for line in (*lines, *found.unmeasured)))
+    st.markdown("\n".join(f"- {wording.plain(line)}" for line in (*lines, *found.unmeasured)))
 
 
 def difference(before: Release, after: Release) -> Difference:
@@ -83,9 +84,9 @@ def _table(rows: tuple[Changed, ...]) -> None:
 
 def _measured(measured: Measured) -> None:
     name = measured.experiment.replace("_", " ").capitalize()
-    st.caption(_words.plain(f"{name}: {measured.before} against {measured.after}. P-values are adjusted for all tests (Holm)."))
+    st.caption(wording.plain(f"{name}: {measured.before} against {measured.after}. P-values are adjusted for all tests (Holm)."))
     if measured.cautions:
-        st.warning("\n".join(f"- {_words.plain(line)}" for line in measured.cautions))
+        st.warning("\n".join(f"- {wording.plain(line)}" for line in measured.cautions))
     tested = [row for row in measured.rows if row.outcome != "not tested"]
     rest = [row for row in measured.rows if row.outcome == "not tested"]
     rows = tested + rest[:UNTESTED]
@@ -101,6 +102,6 @@ def _row(row: Row) -> dict[str, str]:
     name = describe(row.measure)
     return {"Measure": name.heading, "Before": name.show(row.baseline), "After": name.show(row.other),
             "Change": f"{'+' if row.difference > 0 else ''}{name.show(row.difference)}",
-            "95% interval": _words.interval(row.low, row.high, row.measure) or "–",
+            "95% interval": wording.interval(row.low, row.high, row.measure) or "–",
             "Adjusted p": "–" if math.isnan(row.p_adjusted) else f"{row.p_adjusted:.2g}",
             "Items": str(row.items) if row.items else "–", "Result": row.outcome.capitalize()}

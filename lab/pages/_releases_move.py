@@ -6,10 +6,11 @@ from typing import Literal
 
 import streamlit as st
 
+from lab import wording
 from lab.errors import LabError
 from lab.ops import versions
 from lab.ops.versions import Release, State
-from lab.pages import _releases_diff, _words
+from lab.pages import _releases_diff
 
 Action = Literal["promote", "rollback", "propose", "withdraw"]
 DONE: dict[Action, str] = {
@@ -39,9 +40,9 @@ def result() -> None:
     """What the last move did, once."""
     done, caution = st.session_state.pop("releases.done", ("", ""))
     if done:
-        st.success(_words.plain(done))
+        st.success(wording.plain(done))
     if caution:
-        st.warning(_words.plain(caution))
+        st.warning(wording.plain(caution))
 
 
 def _open(action: Action, to: int | None, state: State) -> None:
@@ -61,7 +62,7 @@ def _confirm(action: Action, to: int | None, state: State, named: dict[int, Rele
     why = st.text_area("Why", max_chars=2000, placeholder="Recorded with the move", height=80)
     force = False
     if problem := st.session_state.get("releases.refused"):
-        st.error(_words.plain(problem))
+        st.error(wording.plain(problem))
         if "cannot answer" in problem:
             force = st.checkbox("Move to the broken release all the same; this is recorded")
     st.caption("Every move is recorded with who made it and why.")
@@ -86,7 +87,7 @@ def _consequence(action: Action, to: int | None, state: State, named: dict[int, 
     then = "be compared with it as the candidate" if action == "propose" else "take its place"
     st.markdown(f"Release {now} is in production now. Release {to} will {then}. What differs:")
     if action == "rollback" and (last := _rolled_back()):
-        st.warning(_words.plain(f"Release {to} is where production was rolled back from already (by {last.by}: "
+        st.warning(wording.plain(f"Release {to} is where production was rolled back from already (by {last.by}: "
                                 f"{last.why.rstrip('.')}); this brings it back."))
     if now in named and to in named:
         found = _releases_diff.difference(named[now], named[to])

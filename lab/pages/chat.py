@@ -6,9 +6,10 @@ import uuid
 
 import streamlit as st
 
+from lab import wording
 from lab.errors import LabError
 from lab.ops.tools import Sandbox, workbench
-from lab.pages import _chat_settings, _chat_show, _chat_tools, _words
+from lab.pages import _chat_settings, _chat_show, _chat_tools
 from lab.pages._chat_live import Live, Side
 from lab.pages._chat_settings import Chosen
 from lab.safety import Chain, ToolCall
@@ -31,7 +32,7 @@ def main() -> None:
     try:
         sides = _sides(chosen, turns)
     except LabError as error:
-        st.error(_words.plain(error))
+        st.error(wording.plain(error))
     busy = bool(turns) and not turns[-1].done
     box = Sandbox()
     with st.sidebar:
@@ -78,7 +79,7 @@ def _asked(chosen: Chosen, sides: list[Side], turns: list[Live], busy: bool) -> 
     scripted = any(side.which.engine == "scripted" for side in sides)
     picked = st.pills("Examples", [*(SHOWS if scripted else ()), *EXAMPLES], label_visibility="collapsed", key="chat.example",
                       disabled=busy or not sides)
-    st.caption(_words.plain("; ".join(chosen.label(i) for i in range(len(chosen.sides)))))
+    st.caption(wording.plain("; ".join(chosen.label(i) for i in range(len(chosen.sides)))))
     return (typed or picked or "").strip()
 
 

@@ -9,13 +9,13 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from lab import experiments, plots
+from lab import experiments, plots, report, wording
 from lab.errors import LabError
 from lab.experiments import Chart, Experiment
 from lab.metrics import speed
 from lab.names import compared, describe
 from lab.ops import compare
-from lab.pages import _compare_risk, _store, _words
+from lab.pages import _compare_risk, _store
 
 NEWEST = 200
 MOST_RUNS = 8
@@ -36,14 +36,14 @@ def main() -> None:
             return
         trials = _store.trials(list(runs["run_id"]))
     except LabError as error:
-        st.error(_words.plain(error))
+        st.error(wording.plain(error))
         return
-    trials = trials.assign(run=trials["parent_id"].map(_words.labels(runs))) if len(trials) else trials
-    cls = _words.find(experiment)
+    trials = trials.assign(run=trials["parent_id"].map(wording.labels(runs))) if len(trials) else trials
+    cls = wording.find(experiment)
     trials, picked = _filter(trials, seed, round_)
     wanted["trial"] = picked
     _cautions(runs, trials)
-    _verdicts(runs, _words.doubts(trials))
+    _verdicts(runs, wording.doubts(trials))
     if trials.empty:
         st.info("No trial has been recorded yet. The first one appears here as soon as it is measured.")
     else:
@@ -53,6 +53,10 @@ def main() -> None:
         wanted |= _tradeoff(cls, trials, measures, seed, round_)
         _figures(cls, trials, wanted)
         wanted |= _differences(runs, trials, seed, round_)
+        ids, against = list(runs["run_id"]), wanted.get("baseline", [""])[0]
+        st.download_button("Download report", lambda: report.page(report.compose(ids, baseline=against)).encode(),
+                           f"{experiment}-report.html", "text/html", on_click="ignore",
+                           help="One page with verdicts, tables, tested differences and figures, which needs no network")
     _remember(wanted)
 
 
@@ -97,12 +101,12 @@ def _choose(seed: Selection, round_: int) -> tuple[str, pd.DataFrame, Selection]
                                   key=f"experiment {round_}")
     runs = _store.experiments(experiment, limit=NEWEST)
     if runs.empty:
-        st.caption(_words.plain(_words.question(experiment)))
+        st.caption(wording.plain(wording.question(experiment)))
         st.info("This experiment has not been run yet. Run it, and its trials appear here while it is measuring:")
         st.code(f"lab run {experiment}", language="bash")
         _remember({"experiment": [experiment]})
         return experiment, runs, {}
-    named = _words.labels(runs)
+    named = wording.labels(runs)
     states = dict(zip(runs["run_id"], runs["state"], strict=True))
     ids = list(named)
     meant = seed.get("run", []) if experiment == asked else []
@@ -112,9 +116,9 @@ def _choose(seed: Selection, round_: int) -> tuple[str, pd.DataFrame, Selection]
             "Runs, laid over each other", ids, default=given[:MOST_RUNS], max_selections=MOST_RUNS,
             format_func=lambda i: named[i] if states[i] == "finished" else f"{named[i]} ({states[i]})",
             key=f"runs {round_} {experiment}", placeholder="Choose runs")
-    st.caption(_words.plain(_words.question(experiment)))
+    st.caption(wording.plain(wording.question(experiment)))
     if lost := [text for text in meant if not any(run_id.startswith(text) for run_id in ids)]:
-        st.warning(_words.plain(f"The address names run {lost[0]}, which is not among the newest {len(ids)} runs of "
+        st.warning(wording.plain(f"The address names run {lost[0]}, which is not among the newest {len(ids)} runs of "
                                 f"{experiment} in this store."))
     if not chosen:
         st.info("Choose at least one run.")
@@ -147,33 +151,33 @@ def _measures(cls: type[Experiment] | None, trials: pd.DataFrame) -> list[str]:
 
 def _cautions(runs: pd.DataFrame, trials: pd.DataFrame) -> None:
     """Everything that makes these numbers worth less, above them."""
-    named = _words.labels(runs)
-    said = [f"Run {named[run['run_id']]} {_words.STATES[run['state']]}."
-            for _, run in runs.iterrows() if run["state"] in _words.STATES]
-    machines = {_words.machine(run) for _, run in runs.iterrows()} - {""}
+    named = wording.labels(runs)
+    said = [f"Run {named[run['run_id']]} {wording.STATES[run['state']]}."
+            for _, run in runs.iterrows() if run["state"] in wording.STATES]
+    machines = {wording.machine(run) for _, run in runs.iterrows()} - {""}
     if len(machines) > 1:
         said.append(f"The runs were measured on different machines ({'; '.join(sorted(machines))}).")
-    said += _words.doubts(trials)
+    said += wording.doubts(trials)
     if said:
-        st.warning("\n".join(f"- {_words.plain(line)}" for line in dict.fromkeys(said)))
+        st.warning("\n".join(f"- {wording.plain(line)}" for line in dict.fromkeys(said)))
 
 
 def _verdicts(runs: pd.DataFrame, said: Sequence[str]) -> None:
     """What each run decided, with the caveats that are not `said` already."""
-    named = _words.labels(runs)
+    named = wording.labels(runs)
     for _, run in runs.iterrows():
-        verdict = _words.verdict(run)
+        verdict = wording.verdict(run)
         if verdict is None:
             continue
         with st.container(border=True):
-            st.caption(_words.plain(f"Verdict, {named[run['run_id']]}" if len(runs) > 1 else "Verdict"))
-            st.markdown(f"**{_words.plain(verdict.decision)}**")
+            st.caption(wording.plain(f"Verdict, {named[run['run_id']]}" if len(runs) > 1 else "Verdict"))
+            st.markdown(f"**{wording.plain(verdict.decision)}**")
             for caveat in verdict.caveats:
                 if caveat not in said:
-                    st.caption(_words.plain(caveat))
+                    st.caption(wording.plain(caveat))
             if verdict.why:
                 with st.expander("Why"):
-                    st.markdown("\n".join(f"- {_words.plain(line)}" for line in verdict.why))
+                    st.markdown("\n".join(f"- {wording.plain(line)}" for line in verdict.why))
 
 
 def _table(
@@ -188,12 +192,12 @@ def _table(
     flags = trials["tags.lab.flags"] if "tags.lab.flags" in trials else pd.Series("", index=trials.index)
     if flags.fillna("").ne("").any():
         config["Caution"] = st.column_config.TextColumn(width=120)
-        table["Caution"] = ["; ".join(map(_words.kind, text.splitlines())) for text in flags.fillna("")]
-    for column in _words.varying(trials):
-        if trials[column].map(_words.setting).equals(trials["name"]):
+        table["Caution"] = ["; ".join(map(wording.kind, text.splitlines())) for text in flags.fillna("")]
+    for column in wording.varying(trials):
+        if trials[column].map(wording.setting).equals(trials["name"]):
             continue
         values = trials[column]
-        table[column] = values if pd.api.types.is_numeric_dtype(values) else values.map(_words.setting)
+        table[column] = values if pd.api.types.is_numeric_dtype(values) else values.map(wording.setting)
         config[column] = st.column_config.Column(describe(column).heading)
     for column in measures:
         name = describe(column)
@@ -202,7 +206,7 @@ def _table(
         config[column] = st.column_config.NumberColumn(name.heading, format=f"%.{_decimals(scaled, name.digits)}f")
         if f"{column}_low" in trials and trials[f"{column}_low"].notna().any():
             table[f"{column} interval"] = [
-                _words.interval(low, high, column)
+                wording.interval(low, high, column)
                 for low, high in zip(trials[f"{column}_low"], trials[f"{column}_high"], strict=True)]
             config[f"{column} interval"] = st.column_config.TextColumn(
                 "95% interval", help=f"95% interval of: {name.heading}")
@@ -214,10 +218,10 @@ def _table(
                  height="content" if len(table) <= 14 else 530)
     st.download_button("Download CSV", trials.to_csv(index=False), f"{experiment}-trials.csv", "text/csv",
                        on_click="ignore", help="Every setting, measure and tag of these trials, in stored units")
-    if len(runs) > 1 and (differ := _words.varying(runs)):
-        named = _words.labels(runs)
+    if len(runs) > 1 and (differ := wording.varying(runs)):
+        named = wording.labels(runs)
         st.caption("Settings in which the runs differ")
-        of_run = {named[run["run_id"]]: [_words.setting(run[c]) for c in differ] for _, run in runs.iterrows()}
+        of_run = {named[run["run_id"]]: [wording.setting(run[c]) for c in differ] for _, run in runs.iterrows()}
         st.dataframe(pd.DataFrame({"Setting": [describe(c).heading for c in differ], **of_run}), hide_index=True)
 
 
@@ -278,7 +282,7 @@ def _figures(cls: type[Experiment] | None, trials: pd.DataFrame, wanted: Mapping
             with column:
                 _show(shown[title], title)
     if missing := [title.lower() for title in shown if title not in titles]:
-        st.caption(_words.plain(f"Not measured in these trials: {', '.join(missing)}."))
+        st.caption(wording.plain(f"Not measured in these trials: {', '.join(missing)}."))
 
 
 def _same(chart: Chart, wanted: Mapping[str, list[str]]) -> bool:
@@ -307,7 +311,7 @@ def _differences(runs: pd.DataFrame, trials: pd.DataFrame, seed: Selection, roun
                              format_func=named.__getitem__, key=f"other {round_} {baseline}")
     rows = _store.differences(list(runs["run_id"]), baseline, other)
     tested = [row for row in rows if row.outcome != "not tested"]
-    st.markdown(f"**{_words.plain(_summary(named[other], named[baseline], tested))}**")
+    st.markdown(f"**{wording.plain(_summary(named[other], named[baseline], tested))}**")
     shown = [row for row in rows if row.difference or describe(row.measure).better != "neither"]
     st.dataframe(_differences_table(shown), hide_index=True, height="content", placeholder="–", column_config={
         "Measure": st.column_config.TextColumn(pinned=True),
@@ -340,7 +344,7 @@ def _differences_table(rows: Sequence[compare.Row]) -> pd.DataFrame:
             "Measure": name.heading, "Result": RESULTS[row.outcome],
             "Baseline": name.show(row.baseline), "Other": name.show(row.other),
             "Difference": f"{sign}{name.show(row.difference)}",
-            "Relative (%)": row.relative * 100, "95% interval": _words.interval(row.low, row.high, row.measure),
+            "Relative (%)": row.relative * 100, "95% interval": wording.interval(row.low, row.high, row.measure),
             "p": row.p_adjusted, "Detectable": "" if math.isnan(row.detectable) else name.show(row.detectable),
         })
     columns = ["Measure", "Result", "Baseline", "Other", "Difference", "Relative (%)", "95% interval", "p", "Detectable"]
@@ -380,7 +384,7 @@ def _rival(runs: pd.DataFrame, trials: pd.DataFrame, baseline: str) -> str:
     """What to compare the baseline with first: its namesake in the newest run, else the newest verdict's choice."""
     others = trials[trials["run_id"] != baseline]
     name = trials[trials["run_id"] == baseline].iloc[0]["name"]
-    verdict = _words.verdict(runs.iloc[-1])
+    verdict = wording.verdict(runs.iloc[-1])
     for wanted in (name, verdict.chosen if verdict else None):
         found = others[others["name"] == wanted]
         if len(found):

@@ -8,14 +8,14 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from lab import data, plots
+from lab import data, plots, wording
 from lab.errors import LabError
 from lab.experiments import Chart
 from lab.experiments.judging import columns_of
 from lab.metrics.judging import disagreements, rubric
 from lab.names import describe
 from lab.ops import history
-from lab.pages import _store, _words
+from lab.pages import _store
 from lab.records import Score
 
 EXPERIMENT = "judging"
@@ -47,7 +47,7 @@ def main() -> None:
         _figures(trials)
         _parting(trials, str(run.get("params.column_names") or ""))
     except LabError as error:
-        st.error(_words.plain(error))
+        st.error(wording.plain(error))
 
 
 def _nothing() -> None:
@@ -60,7 +60,7 @@ def _nothing() -> None:
 
 def _chosen(runs: pd.DataFrame) -> pd.Series[Any]:
     """The run to show: the one in the address, else the newest that finished."""
-    labels = _words.labels(runs)
+    labels = wording.labels(runs)
     asked = st.query_params.get("run", "")
     ended = list(runs.loc[runs["state"] == "finished", "run_id"]) or list(runs["run_id"])
     first = next((run for run in labels if asked and run.startswith(asked)), str(ended[0]))
@@ -74,14 +74,14 @@ def _chosen(runs: pd.DataFrame) -> pd.Series[Any]:
 
 
 def _cautions(run: pd.Series[Any], trials: pd.DataFrame) -> None:
-    verdict = _words.verdict(run)
+    verdict = wording.verdict(run)
     if verdict is not None:
-        st.markdown(f"**{_words.plain(verdict.decision)}**")
-    elif str(run["state"]) in _words.STATES:
-        st.warning(f"This run {_words.STATES[str(run['state'])]}.")
-    doubts = list(verdict.caveats) if verdict is not None else _words.doubts(trials)
+        st.markdown(f"**{wording.plain(verdict.decision)}**")
+    elif str(run["state"]) in wording.STATES:
+        st.warning(f"This run {wording.STATES[str(run['state'])]}.")
+    doubts = list(verdict.caveats) if verdict is not None else wording.doubts(trials)
     if doubts:
-        st.warning("\n".join(f"- {_words.plain(line)}" for line in doubts))
+        st.warning("\n".join(f"- {wording.plain(line)}" for line in doubts))
 
 
 def _of_set(trials: pd.DataFrame) -> pd.DataFrame:
@@ -108,16 +108,16 @@ def _standings(trials: pd.DataFrame) -> None:
         standing = str(trial.get("tags.lab.note.standing", ""))
         with st.container(border=True):
             head = st.container(horizontal=True, vertical_alignment="center")
-            head.markdown(f"**{_words.plain(trial['params.judge'])}**", width="content")
+            head.markdown(f"**{wording.plain(trial['params.judge'])}**", width="content")
             head.badge(standing, color=COLOURS.get(standing, "gray"))  # type: ignore[arg-type]
             if isinstance(habits := trial.get("tags.lab.note.habits"), str) and habits:
                 for habit in habits.split("; "):
-                    head.badge(_words.plain(habit), color="gray")
+                    head.badge(wording.plain(habit), color="gray")
             if standing == NO_BETTER:
                 st.markdown(f"This judge is {NO_BETTER}.")
             for note in ("trust", "pair_trust"):
                 if isinstance(trial.get(f"tags.lab.note.{note}"), str):
-                    st.caption(_words.plain(trial[f"tags.lab.note.{note}"]))
+                    st.caption(wording.plain(trial[f"tags.lab.note.{note}"]))
 
 
 def _table(trials: pd.DataFrame) -> None:
@@ -137,13 +137,13 @@ def _table(trials: pd.DataFrame) -> None:
 
 def _value(trial: pd.Series[Any], column: str) -> str:
     low, high = (float(trial.get(f"{column}_{side}", math.nan)) for side in ("low", "high"))
-    bounds = _words.interval(low, high, column)
+    bounds = wording.interval(low, high, column)
     shown = describe(column).show(trial[column])
     return f"{shown} ({bounds})" if bounds else shown
 
 
 def _figures(trials: pd.DataFrame) -> None:
-    cls = _words.find(EXPERIMENT)
+    cls = wording.find(EXPERIMENT)
     charts = [chart for chart in (cls.charts if cls else ()) if chart.y in trials and trials[chart.y].notna().any()]
     for i in range(0, len(charts), 2):
         for column, chart in zip(st.columns(2, gap="medium"), charts[i : i + 2], strict=False):
@@ -184,24 +184,24 @@ def _examples(set_: str, scores: list[Score], column_names: str) -> None:
     st.markdown(f"The {len(found)} gravest of the answers on which they part:")
     entry = data.catalogue().get(set_)
     if entry is not None and entry.harmful:
-        st.info(f"The texts of {_words.plain(set_)} are made to do harm and are not shown. The items, with the grade: "
-                + ", ".join(f"{_words.plain(one.item)} ({_grade(one.score)})" for one in found) + ".")
+        st.info(f"The texts of {wording.plain(set_)} are made to do harm and are not shown. The items, with the grade: "
+                + ", ".join(f"{wording.plain(one.item)} ({_grade(one.score)})" for one in found) + ".")
         return
     try:
         texts = _texts(set_, column_names)
     except LabError as error:
-        st.info(_words.plain(error))
+        st.info(wording.plain(error))
         return
     for one in found:
         given = texts.get(one.item)
         if given is not None:
             question, answer, right = given
             said = "accepted" if one.label >= 0.5 else "not accepted"
-            with st.expander(_words.plain(f"{question} {_shortened(answer)}")):
-                st.markdown(f"Answer: {_words.plain(answer)}")
+            with st.expander(wording.plain(f"{question} {_shortened(answer)}")):
+                st.markdown(f"Answer: {wording.plain(answer)}")
                 if right:
-                    st.markdown(f"Right answers: {_words.plain(right)}")
-                st.markdown(f"People: **{said}**. Judge: grade **{_grade(one.score)}**, {_words.plain(one.why)}")
+                    st.markdown(f"Right answers: {wording.plain(right)}")
+                st.markdown(f"People: **{said}**. Judge: grade **{_grade(one.score)}**, {wording.plain(one.why)}")
 
 
 def _grade(score: float) -> str:

@@ -9,11 +9,11 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from lab import experiments
+from lab import experiments, wording
 from lab.errors import LabError
 from lab.names import describe
 from lab.ops import store
-from lab.pages import _store, _words
+from lab.pages import _store
 
 NEWEST = 50
 HEADLINES = 4
@@ -26,7 +26,7 @@ def main() -> None:
         latest = _latest(runs)
         trials = _store.trials([str(run["run_id"]) for run in latest])
     except LabError as error:
-        st.error(_words.plain(error))
+        st.error(wording.plain(error))
         return
     if runs.empty:
         _nothing()
@@ -48,7 +48,7 @@ def _latest(runs: pd.DataFrame) -> list[pd.Series[Any]]:
     parts = [runs[runs["experiment"] == name] for name in seen]
     if len(runs) == NEWEST:
         parts += [_store.experiments(name, limit=1) for name in experiments.names() if name not in seen]
-    return [next((run for _, run in part.iterrows() if _words.verdict(run)), part.iloc[0])
+    return [next((run for _, run in part.iterrows() if wording.verdict(run)), part.iloc[0])
             for part in parts if len(part)]
 
 
@@ -61,8 +61,8 @@ def _nothing() -> None:
     st.markdown("Or run one experiment:")
     st.code("\n".join(f"lab run {name}" for name in experiments.names()), language="bash")
     for name in experiments.names():
-        st.markdown(f"- **{_words.plain(name.replace('_', ' ').capitalize())}**: {_words.plain(_words.question(name))}")
-    st.caption(_words.plain(f"The runs are read from {store.uri()}"))
+        st.markdown(f"- **{wording.plain(name.replace('_', ' ').capitalize())}**: {wording.plain(wording.question(name))}")
+    st.caption(wording.plain(f"The runs are read from {store.uri()}"))
 
 
 def _unfinished(runs: pd.DataFrame) -> None:
@@ -73,8 +73,8 @@ def _unfinished(runs: pd.DataFrame) -> None:
     lines = []
     for _, run in broken.head(3).iterrows():
         reason = run.get("tags.lab.reason")
-        why = f": {_words.plain(reason)}" if isinstance(reason, str) and reason else ""
-        lines.append(f"- {_words.plain(run['name'])}, {_words.age(run['started_at'])}, **{run['state']}**{why}")
+        why = f": {wording.plain(reason)}" if isinstance(reason, str) and reason else ""
+        lines.append(f"- {wording.plain(run['name'])}, {wording.age(run['started_at'])}, **{run['state']}**{why}")
     if len(broken) > 3:
         lines.append(f"- and {len(broken) - 3} more, in the table below")
     count = f"{len(broken)} of the newest {len(runs)} runs" if len(runs) > 1 else "The only run"
@@ -84,32 +84,32 @@ def _unfinished(runs: pd.DataFrame) -> None:
 def _card(run: pd.Series[Any], trials: pd.DataFrame, runs: pd.DataFrame) -> None:
     """One run: its question, verdict, headline numbers and reasons to distrust them."""
     name, state = str(run["experiment"]), str(run["state"])
-    verdict = _words.verdict(run)
+    verdict = wording.verdict(run)
     with st.container(border=True):
         head = st.container(horizontal=True, vertical_alignment="center")
-        head.subheader(_words.plain(name.replace("_", " ").capitalize()), anchor=False, width="content")
-        head.badge(state, color=_words.STATE_COLOURS.get(state, "gray"))  # type: ignore[arg-type]
-        st.caption(_words.plain(_words.question(name)))
+        head.subheader(wording.plain(name.replace("_", " ").capitalize()), anchor=False, width="content")
+        head.badge(state, color=wording.STATE_COLOURS.get(state, "gray"))  # type: ignore[arg-type]
+        st.caption(wording.plain(wording.question(name)))
         if verdict is not None:
-            st.markdown(f"**{_words.plain(verdict.decision)}**")
+            st.markdown(f"**{wording.plain(verdict.decision)}**")
         else:
             st.markdown("No verdict yet." if state == "running" else "No verdict: the run did not finish.")
         if len(trials):
             _headlines(name, verdict.chosen if verdict else None, trials)
-        caveats = verdict.caveats if verdict else _words.doubts(trials)
+        caveats = verdict.caveats if verdict else wording.doubts(trials)
         if caveats:
-            st.warning("\n".join(f"- {_words.plain(line)}" for line in caveats))
+            st.warning("\n".join(f"- {wording.plain(line)}" for line in caveats))
         if verdict is not None and verdict.why:
             with st.expander("Why"):
-                st.markdown("\n".join(f"- {_words.plain(line)}" for line in verdict.why))
+                st.markdown("\n".join(f"- {wording.plain(line)}" for line in verdict.why))
         count = f"{len(trials)} trial{'' if len(trials) == 1 else 's'}"
-        facts = [_words.age(run["started_at"]), count, f"took {_words.duration(run['seconds'])}", _words.machine(run)]
-        st.caption(_words.plain(" · ".join(fact for fact in facts if fact and "–" not in fact)))
+        facts = [wording.age(run["started_at"]), count, f"took {wording.duration(run['seconds'])}", wording.machine(run)]
+        st.caption(wording.plain(" · ".join(fact for fact in facts if fact and "–" not in fact)))
         newer = runs[(runs["experiment"] == name) & (runs["started_at"] > run["started_at"])]
         if len(newer):
             last = newer.iloc[0]
-            words = _words.STATES.get(last["state"], "finished without a verdict")
-            st.caption(_words.plain(f"A newer run, {_words.label(last)}, {words}."))
+            words = wording.STATES.get(last["state"], "finished without a verdict")
+            st.caption(wording.plain(f"A newer run, {wording.label(last)}, {words}."))
         st.page_link(st.Page(_page("compare")), label="Open in Compare",
                      query_params={"experiment": name, "run": str(run["run_id"])})
 
@@ -118,31 +118,31 @@ def _headlines(experiment: str, chosen: str | None, trials: pd.DataFrame) -> Non
     """The measures that the experiment's figures show, of the trial that the verdict chose (else of the first one)."""
     picked = trials[trials["name"] == chosen] if chosen else trials.head(0)
     trial = (picked if len(picked) else trials).iloc[0]
-    cls = _words.find(experiment)
+    cls = wording.find(experiment)
     drawn = [column for chart in (cls.charts if cls else ()) for column in (chart.x, chart.y)]
     columns = [*drawn, *(f"metrics.{name}" for name in cls.columns)] if cls else [str(c) for c in trials.columns]
     shown = [c for c in dict.fromkeys(columns) if c.startswith("metrics.") and pd.notna(trial.get(c))][:HEADLINES]
-    st.caption(_words.plain(f"{'Chosen' if len(picked) else 'First trial'}: {trial['name']}, with 95% intervals"))
+    st.caption(wording.plain(f"{'Chosen' if len(picked) else 'First trial'}: {trial['name']}, with 95% intervals"))
     row = st.container(horizontal=True, gap="medium")
     for column in shown:
         low, high = (float(trial.get(f"{column}_{side}", math.nan)) for side in ("low", "high"))
-        bounds = _words.interval(low, high, column)
-        row.metric(describe(column).label, _words.measured(trial[column], column), bounds or None, delta_color="off",
+        bounds = wording.interval(low, high, column)
+        row.metric(describe(column).label, wording.measured(trial[column], column), bounds or None, delta_color="off",
                    delta_arrow="off", width=162)
 
 
 def _all(runs: pd.DataFrame) -> None:
     st.subheader("All runs" if len(runs) < NEWEST else f"The newest {NEWEST} runs", anchor=False)
-    verdicts = [_words.verdict(run) for _, run in runs.iterrows()]
+    verdicts = [wording.verdict(run) for _, run in runs.iterrows()]
     table = pd.DataFrame({
         "Started": runs["started_at"],
         "Experiment": runs["experiment"],
-        "Run": [_words.label(run) for _, run in runs.iterrows()],
+        "Run": [wording.label(run) for _, run in runs.iterrows()],
         "State": runs["state"],
         "Open": [f"compare?experiment={run['experiment']}&run={run['run_id']}" for _, run in runs.iterrows()],
         "Duration (s)": runs["seconds"],
         "Verdict": [verdict.decision if verdict else "" for verdict in verdicts],
-        "Machine": [_words.machine(run) for _, run in runs.iterrows()],
+        "Machine": [wording.machine(run) for _, run in runs.iterrows()],
     })
     if table["Machine"].nunique() == 1:
         table = table.drop(columns="Machine")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import streamlit as st
 
+from lab import wording
 from lab.errors import LabError
 from lab.ops import ratings
-from lab.pages import _rate_blind, _rate_new, _rate_results, _words
+from lab.pages import _rate_blind, _rate_new, _rate_results
 
 VIEWS = ("Rate", "Results", "New task")
 
@@ -29,7 +30,7 @@ def main() -> None:
             (_rate_blind.show if view == "Rate" else _rate_results.show)(_rate_blind.task(st.session_state["rate.task"]))
         _to_address()
     except LabError as error:
-        st.error(_words.plain(error))
+        st.error(wording.plain(error))
 
 
 def _bar(titles: dict[str, str]) -> None:

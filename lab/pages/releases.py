@@ -5,10 +5,11 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
+from lab import wording
 from lab.errors import LabError
 from lab.ops import store, versions
 from lab.ops.versions import Move, Release, State
-from lab.pages import _releases_diff, _releases_move, _words
+from lab.pages import _releases_diff, _releases_move
 
 TITLES: dict[versions.Alias, str] = {"production": "Production", "candidate": "Candidate", "previous": "Previous"}
 COLOURS = {"production": "green", "candidate": "blue", "previous": "gray"}
@@ -22,7 +23,7 @@ def main() -> None:
         moves = versions.history()
         state = moves[-1].after if moves else versions.current()
         for line in [*broken, *versions.strayed()]:
-            st.warning(_words.plain(line))
+            st.warning(wording.plain(line))
         _releases_move.result()
         if not releases:
             _nothing()
@@ -33,14 +34,14 @@ def main() -> None:
         _compared(named, state)
         _history(moves)
     except LabError as error:
-        st.error(_words.plain(error))
+        st.error(wording.plain(error))
 
 
 def _nothing() -> None:
     st.markdown("There is no release yet. A release binds one version of everything that decides an answer: prompt, model, "
                 "retrieval index, decoding, guardrail policy and engine. Put a system prompt into a file, and bind it:")
     st.code("lab release create --prompt prompt.txt --model smollm2-135m --policy default", language="bash")
-    st.caption(_words.plain(f"Releases are kept in {store.uri()}"))
+    st.caption(wording.plain(f"Releases are kept in {store.uri()}"))
 
 
 def _aliases(named: dict[int, Release], state: State) -> None:
@@ -56,7 +57,7 @@ def _aliases(named: dict[int, Release], state: State) -> None:
                 st.markdown(f"**Release {number}**, which was deleted or cannot be read")
             else:
                 st.markdown(f"**Release {number}**")
-                st.caption(_words.plain(versions.summary(named[number])))
+                st.caption(wording.plain(versions.summary(named[number])))
 
 
 def _list(releases: list[Release], state: State) -> None:
@@ -113,7 +114,7 @@ def _pair(numbers: list[int], state: State) -> tuple[int, int]:
 
     lost = [name for name in ("before", "after") if name in st.query_params and asked(name) is None]
     if lost and "releases.before" not in st.session_state:
-        st.warning(_words.plain(f"The address names release {st.query_params[lost[0]]}, which is not in this store."))
+        st.warning(wording.plain(f"The address names release {st.query_params[lost[0]]}, which is not in this store."))
     newest = max(numbers)
     before = asked("before") or (state.production if state.production in numbers else None) or min(numbers)
     others = [n for n in (state.candidate, newest, state.previous) if n in numbers and n != before]
@@ -140,7 +141,7 @@ def _history(moves: list[Move]) -> None:
     st.download_button("Download history as CSV", table.to_csv(index=False), "release_moves.csv", "text/csv")
     for move in newest:
         if move.defects:
-            st.warning(_words.plain(f"Move {move.number} was forced: {' '.join(move.defects)}"))
+            st.warning(wording.plain(f"Move {move.number} was forced: {' '.join(move.defects)}"))
 
 
 def _what(move: Move) -> str:

@@ -1,4 +1,4 @@
-"""How the pages put runs into words: ages, states, labels, verdicts and reasons to distrust."""
+"""How pages and reports put runs into words: ages, states, labels, verdicts and reasons to distrust."""
 
 from __future__ import annotations
 
