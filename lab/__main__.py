@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lab import __version__, experiments, judging, releasing, reporting, summary_file
+from lab import __version__, doctoring, experiments, judging, releasing, reporting, summary_file
 from lab.errors import LabError
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ app.add_typer(data_app, name="data", no_args_is_help=True)
 app.add_typer(releasing.app, name="release", no_args_is_help=True)
 app.command("judge")(judging.judge)
 app.command("report")(reporting.report)
+app.command("doctor")(doctoring.doctor)
 out = Console(highlight=False)
 
 _USERS_TO_MEND = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
