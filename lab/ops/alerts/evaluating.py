@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import pandas as pd
@@ -48,6 +48,8 @@ class Evaluation:
     """`alerts` are all that stand or end now; give `open` to the next evaluation as `before`."""
 
     alerts: tuple[Alert, ...]
+    findings: Mapping[str, Finding] = field(default_factory=dict, compare=False)
+    """What each rule saw, by its name, whether it holds or not."""
 
     @property
     def open(self) -> tuple[Alert, ...]:
@@ -70,14 +72,14 @@ def evaluate(rules: Rules, log: pd.DataFrame, *, now_s: float, before: Sequence[
     rows = checked(log)
     streams = max(1, sum(isinstance(rule.condition, Drift) for rule in rules.rules))
     known, found = {alert.rule: alert for alert in before}, []
-    standing = {alert.rule for alert in before}
+    standing, findings = {alert.rule for alert in before}, {}
     for rule in rules.rules:
-        seen = rule.condition.look(rows, now_s, rule.fewest, streams)
+        findings[rule.name] = seen = rule.condition.look(rows, now_s, rule.fewest, streams)
         alert = _next(rule, seen, rows, now_s, known.get(rule.name), quiet=bool(standing & set(rule.unless)))
         if alert is not None:
             found.append(alert)
             (standing.discard if alert.state == "cleared" else standing.add)(rule.name)
-    return Evaluation(alerts=tuple(found))
+    return Evaluation(alerts=tuple(found), findings=findings)
 
 
 def _next(rule: Rule, seen: Finding, rows: pd.DataFrame, now_s: float, before: Alert | None, *, quiet: bool) -> Alert | None:
