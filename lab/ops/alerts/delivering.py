@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import http.client
 import json
 import math
 import os
@@ -64,8 +65,10 @@ def webhook(alert: Alert, at_s: float, env: str, *, timeout_s: float = TIMEOUT_S
         except urllib.error.HTTPError as error:
             why = f"status {error.code}"
             error.close()
-        except (OSError, ValueError) as error:
+        except OSError as error:
             why = str(getattr(error, "reason", error))
+        except (ValueError, http.client.HTTPException) as error:  # their texts may quote the URL
+            why = type(error).__name__
         if left:
             time.sleep(pause_s)
     raise LabError(f"The webhook at {parts.hostname} did not take the alert ({why}); look whether it runs.")

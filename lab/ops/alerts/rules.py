@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,11 @@ def load(path: str | Path = SHIPPED) -> Rules:
     file = Path(path).expanduser()
     text, sha256 = lines.file(file, f"alert rules '{file.name}'")
     return parse(text, file.name, sha256)
+
+
+def in_force() -> Rules:
+    """The file that the environment variable `LAB_ALERT_RULES` names, else the shipped one."""
+    return load(os.environ.get("LAB_ALERT_RULES") or SHIPPED)
 
 
 _TOP = {"alerts": str, "version": int, "description": str, "webhook_env": str, "objectives": dict, "rules": list}

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 COLUMNS = (*SCHEMA, GUARD)
 WORDS = tuple(name for name in COLUMNS if name not in NUMBERS and name != "request_id")
 MOST_ROWS = 3_000_000
-"""Rows of segments that are kept decoded (some 120 bytes each); the oldest are read again when they are asked for."""
+"""Rows that are read at most, the latest (some 150 bytes each in memory); `CUT` in the frame's attributes says that there are more."""
+CUT = "cut"
 
 
 class Columns:
@@ -39,6 +40,7 @@ class Columns:
         self._place, self._lock = place, threading.Lock()
         self._parts: dict[Path, tuple[float, float, pa.Table | None]] = {}
         self._whole: tuple[tuple[Path, ...], pd.DataFrame] | None = None
+        self._cut = False
 
     def frame(self, since_s: float = -math.inf) -> pd.DataFrame:
         """Rows from `since_s` on, as `requests_schema.checked` gives them, words as categories; do not change it.
@@ -58,6 +60,7 @@ class Columns:
         rows = pd.DataFrame([row[1:] for row in hot if row[0] > last], columns=list(COLUMNS))
         rest = sealing.typed(rows).astype({"status": float, **dict.fromkeys(WORDS, "category")})
         whole = _joined(cold, rest)
+        whole.attrs[CUT] = self._cut
         begin = int(np.searchsorted(whole["time_s"].to_numpy(), since_s, side="left"))
         return scores.joined(whole.iloc[begin:].reset_index(drop=True) if begin else whole, place, since_s)
 
@@ -66,12 +69,20 @@ class Columns:
         found = [one for one in sealing.segments(place) if one[2].is_file()]
         for gone in set(self._parts) - {file for _, _, file in found}:
             del self._parts[gone]
-        inside = tuple(file for _, _, file in found if self._span(file)[1] >= since_s)
+        inside, rows = [], 0
+        for first, last, file in reversed(found):
+            if self._span(file)[1] >= since_s:
+                rows += last - first + 1
+                inside.append(file)
+        self._cut = rows > MOST_ROWS
+        while rows > MOST_ROWS and len(inside) > 1:
+            first, last = (int(part) for part in inside.pop().stem.split("-"))
+            rows -= last - first + 1
         if not inside:
             self._whole = None
             return None, found[-1][1] if found else 0
-        if self._whole is None or self._whole[0] != inside:
-            self._whole = (inside, self._decoded(inside))
+        if self._whole is None or self._whole[0] != tuple(inside):
+            self._whole = (tuple(inside), self._decoded(inside[::-1]))
         return self._whole[1], found[-1][1]
 
     def _span(self, file: Path) -> tuple[float, float]:
@@ -95,12 +106,8 @@ class Columns:
                 self._parts[file] = (*self._parts[file][:2], table)
         tables: list[Any] = [self._parts[file][2] for file in files]
         rows = pa.concat_tables(tables).unify_dictionaries().to_pandas().astype({"status": float})
-        kept = 0
-        for file in sorted(self._parts, reverse=True):
-            table = self._parts[file][2]
-            kept += 0 if table is None else len(table)
-            if kept > MOST_ROWS:
-                self._parts[file] = (*self._parts[file][:2], None)
+        for file in set(self._parts) - set(files):
+            self._parts[file] = (*self._parts[file][:2], None)
         return _sorted(rows)
 
 
@@ -110,9 +117,13 @@ def _joined(cold: pd.DataFrame | None, rest: pd.DataFrame) -> pd.DataFrame:
 
     if cold is None or rest.empty:
         return _sorted(rest) if cold is None else cold
-    made = {name: union_categoricals([cold[name], rest[name]]) if name in WORDS else
-            pd.concat([cold[name], rest[name]], ignore_index=True) for name in COLUMNS}
-    return _sorted(pd.DataFrame(made))
+    def behind(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
+        return pd.DataFrame({name: union_categoricals([first[name], second[name]]) if name in WORDS else
+                             pd.concat([first[name], second[name]], ignore_index=True) for name in COLUMNS})
+
+    # Rows lie in the order in which they ended: only those about the seam have to change places.
+    seam = int(np.searchsorted(cold["time_s"].to_numpy(), float(rest["time_s"].min()), side="left"))
+    return behind(cold.iloc[:seam], _sorted(behind(cold.iloc[seam:], rest)))
 
 
 def _sorted(rows: pd.DataFrame) -> pd.DataFrame:

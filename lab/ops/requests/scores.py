@@ -75,6 +75,19 @@ def read(place: Path, since_s: float = -math.inf) -> list[Scored]:
             for a, b, c, d, e, f, g in rows]
 
 
+def forget(place: Path, before_s: float) -> None:
+    """Delete the scores of requests that the log does not keep any more."""
+    if not (place / FILE).is_file():
+        return
+    connection = sqlite3.connect(place / FILE, timeout=30)
+    try:
+        if connection.execute("SELECT 1 FROM scores WHERE time_s < ? LIMIT 1", (before_s,)).fetchone():
+            with connection:
+                connection.execute("DELETE FROM scores WHERE time_s < ?", (before_s,))
+    finally:
+        connection.close()
+
+
 def joined(rows: pd.DataFrame, place: Path, since_s: float) -> pd.DataFrame:
     """`rows`, in the order of their times, with a column for every name of a score; NaN for requests without one."""
     found = read(place, since_s)
