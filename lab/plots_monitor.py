@@ -123,7 +123,7 @@ def _times(series: pd.DataFrame) -> list[pd.Timestamp]:
 
 def _stamps(seconds: Sequence[float] | pd.Index | pd.Series) -> list[pd.Timestamp]:
     """Without a zone, which plotly would turn into that of the reader's browser."""
-    return [pd.Timestamp(float(one), unit="s") for one in seconds]
+    return [pd.Timestamp(float(one), unit="s").round("ms") for one in seconds]
 
 
 def _values(column: pd.Series) -> list[float | None]:
