@@ -112,8 +112,8 @@ def evidence(paths: dict[str, Sequence[float]], *, began: float = math.nan, dark
 
 def _over_time(title: str, dark: bool) -> go.Figure:
     figure = _empty(title, [], dark)
-    figure.update_layout(height=HEIGHT_PX)
-    figure.update_xaxes(title_text="UTC", type="date")
+    figure.update_layout(height=HEIGHT_PX, legend={"y": -0.24})
+    figure.update_xaxes(type="date", tickformat="%H:%M\n%d %b", nticks=7)
     return figure
 
 

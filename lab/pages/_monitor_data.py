@@ -10,6 +10,8 @@ import streamlit as st
 
 from lab.ops import alerts, monitor, requests, slo
 from lab.ops.alerts import Round, Rules
+from lab.ops.monitor import scoring
+from lab.ops.requests import scores
 from lab.ops.requests_schema import between
 
 EVALUATE_S = 15
@@ -42,6 +44,13 @@ def budgets(sha256: str, place: str, _found: Rules) -> list[slo.Budget]:
     """The error budget of every objective, as old as the evaluation."""
     now_s = time.time()
     return [slo.budget(one, rows(_found.needs_s), now_s=now_s) for one in _found.objectives]
+
+
+@st.cache_data(show_spinner=False, ttl=60, max_entries=4)
+def worth(place: str) -> str:
+    """By what hallucination was scored last, and what that is worth."""
+    last = next((one for one in reversed(scores.read(Path(place))) if one.name == scoring.NAME), None)
+    return scoring.worth(last.by).sentence() if last else ""
 
 
 @st.cache_resource(show_spinner=False, max_entries=4)

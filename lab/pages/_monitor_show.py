@@ -37,7 +37,7 @@ def cards(now: Summary, before: Summary) -> None:
                      f"{found.low:.3f} to {found.high:.3f}, {n:,} answers" if n > 1 and not math.isnan(found.low) else f"{n:,} answers"))
     row = st.container(horizontal=True, gap="small")
     for label, value, change, colour, below in made:
-        with row.container(border=True, width=190):
+        with row.container(border=True, width=170, height="stretch"):
             st.metric(label, value, change, delta_color=colour if change else "off", delta_arrow="auto" if change else "off")  # type: ignore[arg-type]
             st.caption(below)
 
@@ -73,7 +73,7 @@ def costs(now: Summary) -> None:
         "Requests": [one.requests for one in now.costs], "Cost (USD)": [one.cost_usd for one in now.costs],
         "Per 1,000 priced (USD)": [one.cost_usd / (one.requests - one.unpriced) * 1000 if one.requests > one.unpriced else math.nan
                                    for one in now.costs], "Without a price": [one.unpriced for one in now.costs]}),
-        hide_index=True, column_config={"Cost (USD)": st.column_config.NumberColumn(format="%.6f"),
+        hide_index=True, column_config={"Requests": st.column_config.NumberColumn(format="localized"), "Cost (USD)": st.column_config.NumberColumn(format="%.6f"),
                                         "Per 1,000 priced (USD)": st.column_config.NumberColumn(format="%.4f")})
 
 
@@ -84,8 +84,7 @@ def drift(rules: Rules, seen: Round) -> None:
     st.dataframe(pd.DataFrame({
         "Stream": [one.stream for one in states], "State": [one.standing for one in states],
         "Evidence": [one.evidence for one in states],
-        "Of the last": [_words.duration(one.window_s) for one in states], "Against the": [f"{_words.duration(one.reference_s)} before"
-                                                                                          for one in states],
+        "Of the last": [one.window for one in states], "Against the": [f"{one.reference} before" for one in states],
         "Detector": [one.detector for one in states], "Said": [one.said or "–" for one in states]}),
         hide_index=True, column_config={"Evidence": st.column_config.ProgressColumn(
             help="Logarithm of the evidence as a share of an alarm's; half of it is far from half an alarm", min_value=0, max_value=1,
@@ -103,7 +102,7 @@ def budgets(found: list[slo.Budget]) -> None:
             what = "did not fail" if not goal.measure else \
                 f"{names.describe(goal.measure).label.lower()} at most {names.describe(goal.measure).show(goal.at_most)} " \
                 f"{names.describe(goal.measure).unit}"
-            st.markdown(f"**{_words.plain(goal.name)}**: {goal.objective:.4g} of requests, {goal.period_days:g} days")
+            st.markdown(f"**{_words.plain(goal.name)}**: {goal.objective * 100:.6g}% of requests, {goal.period_days:g} days")
             st.caption(_words.plain(f"Good: {what}."))
             st.progress(min(1.0, max(0.0, one.left_share)), text=f"{one.left_share:.0%} of the budget is left"
                         if one.left_share >= 0 else f"Spent {1 - one.left_share:.1f} times over")
@@ -122,15 +121,20 @@ def _interval(found: Estimate) -> str:
 def _points(now: Estimate, before: Estimate) -> str | None:
     if math.isnan(now.value) or math.isnan(before.value):
         return None
-    return f"{(now.value - before.value) * 100:+.2f} points"
+    return _moved(f"{(now.value - before.value) * 100:+.2f}", " points")
 
 
 def _difference(now: float, before: float) -> str | None:
-    return None if math.isnan(now) or math.isnan(before) else f"{now - before:+.3f}"
+    return None if math.isnan(now) or math.isnan(before) else _moved(f"{now - before:+.3f}")
 
 
 def _change(now: float, before: float) -> str | None:
-    return None if not before or math.isnan(now) or math.isnan(before) else f"{now / before - 1:+.1%}"
+    return None if not before or math.isnan(now) or math.isnan(before) else _moved(f"{now / before - 1:+.1%}")
+
+
+def _moved(text: str, unit: str = "") -> str | None:
+    """None for a change that is 0 in print: an arrow beside it would say otherwise."""
+    return f"{text}{unit}" if any(digit in text for digit in "123456789") else None
 
 
 def _ms(seconds: float) -> str:

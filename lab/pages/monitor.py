@@ -8,6 +8,7 @@ import streamlit as st
 
 from lab.errors import LabError
 from lab.ops import alerts, monitor, requests
+from lab.ops.alerts import Round, Rules
 from lab.ops.requests.columns import CUT
 from lab.pages import _monitor_alerts, _monitor_data, _monitor_show, _words
 
@@ -57,16 +58,14 @@ def _live(chosen: str, release: str, measure: str) -> None:
         seen = _monitor_data.looked(rules)
         part = _monitor_data.part(log, release, now_s, window_s)
         now, before = monitor.beside(part, now_s=now_s, window_s=window_s)
-        age = now_s - float(log["time_s"].iloc[-1])
-        st.caption(_words.plain(
-            f"Last request {_words.duration(max(0.0, age))} ago. Changes are against the {chosen} before. Rules "
-            f"'{rules.name}' version {rules.version}, evaluated {_words.duration(max(0.0, now_s - seen.state.evaluated_s))} ago; "
-            "`lab monitor` evaluates them without this page."))
+        _head(chosen, float(log["time_s"].iloc[-1]), rules, seen, now_s)
         if log.attrs.get(CUT):
             st.warning(f"The log has more rows than are read here; what is shown is of the latest {len(log):,}.")
         if not now.requests:
             st.info(_words.plain(f"No request in the last {chosen}{' by ' + release if release else ''}; choose a longer window."))
         _monitor_show.cards(now, before)
+        if "hallucination" in now.scores:
+            st.caption(_words.plain(_monitor_data.worth(str(requests.folder()))))
         _monitor_alerts.show(seen, log, now_s)
         _monitor_show.figures(part, now_s - window_s, now_s, measure, BUCKETS[chosen])
         _monitor_show.kinds(now, before)
@@ -77,6 +76,14 @@ def _live(chosen: str, release: str, measure: str) -> None:
         _monitor_alerts.past(alerts.events(requests.folder()))
     except LabError as error:
         st.error(_words.plain(error))
+
+
+def _head(chosen: str, last_s: float, rules: Rules, seen: Round, now_s: float) -> None:
+    """How fresh all this is, and by which rules."""
+    age, looked = (_words.duration(max(0.0, now_s - at)) for at in (last_s, seen.state.evaluated_s))
+    said = (f"Times are UTC. Last request {age} ago. Changes are against the {chosen} before. Rules '{rules.name}' version "
+            f"{rules.version}, evaluated {looked} ago.")
+    st.caption(_words.plain(said) + " `lab monitor` evaluates them without this page.")
 
 
 def _nothing() -> None:

@@ -67,8 +67,8 @@ class Burn:
         rates = [self.slo.burn(int(part.sum()), part.size) * min(1.0, age / seconds)
                  for part, seconds in ((long, self.long_s), (short, self.short_s))]
         certain = stats.proportion(int(long.sum()), long.size, confidence=SURE).low > self.slo.budget_share
-        said = (f"{self.slo.name}: the budget burns {rates[0]:.1f} times too fast over {_time(self.long_s)}, {rates[1]:.1f} "
-                f"times over {_time(self.short_s)} ({int(long.sum())} bad of {long.size:,} requests); the limit is {self.rate:g}")
+        said = (f"{self.slo.name}: the budget burns {rates[0]:.1f} times too fast over {lasting(self.long_s)}, {rates[1]:.1f} "
+                f"times over {lasting(self.short_s)} ({int(long.sum())} bad of {long.size:,} requests); the limit is {self.rate:g}")
         return _finding(min(rates) >= self.rate and certain, min(rates), self.rate, said, long > 0, self.slo.budget_share)
 
 
@@ -93,7 +93,7 @@ class Threshold:
             return NOTHING
         value, sure = _taken(values, self.take, self.limit, self.above)
         side, name = "above" if self.above else "below", names.describe(self.measure)
-        said = (f"{label(self.measure)}, {self.take} over {_time(self.window_s)}: {name.show(value)}, {side} "
+        said = (f"{label(self.measure)}, {self.take} over {lasting(self.window_s)}: {name.show(value)}, {side} "
                 f"{name.show(self.limit)} {name.unit}")
         far = values > self.limit if self.above else values < self.limit
         return _finding(sure, value, self.limit, said.rstrip(), far if far.any() else values.notna(), 0.05)
@@ -120,8 +120,8 @@ class Spike:
             return NOTHING
         limit = self.times * stats.percentile(usual, float(self.take[1:]))
         value, sure = _taken(values, self.take, limit, True)
-        name, before = names.describe(self.measure), _time(self.reference_s)
-        said = (f"{label(self.measure)}, {self.take}: {name.show(value)} {name.unit} over {_time(self.window_s)}, "
+        name, before = names.describe(self.measure), lasting(self.reference_s)
+        said = (f"{label(self.measure)}, {self.take}: {name.show(value)} {name.unit} over {lasting(self.window_s)}, "
                 f"{value / limit * self.times:.1f} times that of the {before} before; the limit is {self.times:g} times")
         return _finding(sure, value, limit, said, values > limit, 1 - float(self.take[1:]) / 100)
 
@@ -271,7 +271,8 @@ def _is_words(log: pd.DataFrame, measure: str) -> bool:
     return measure in log and not pd.api.types.is_numeric_dtype(log[measure])
 
 
-def _time(seconds: float) -> str:
+def lasting(seconds: float) -> str:
+    """A length of time in its largest unit."""
     for size, word in ((86_400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds / size:g} {word}"

@@ -15,6 +15,8 @@ from lab.ops.alerts.rules import Rule, Rules
 from lab.ops.requests_schema import checked
 
 State = Literal["raised", "open", "cleared"]
+FIRST = 50
+"""Requests behind an alert, from its beginning, that decide with which release it began."""
 MOST_REQUESTS = 200
 """Requests behind an alert that are named; `count` says how many there are."""
 
@@ -37,7 +39,7 @@ class Alert:
     began_s: float = math.nan
     """When it most likely began: the time of its first request."""
     release: str = ""
-    """The release that answered that request."""
+    """The release that answered most of the first requests behind it: the beginning is an estimate, and may lie somewhat early."""
     requests: tuple[str, ...] = ()
     """Ids of requests behind it, the latest of them."""
     count: int = 0
@@ -99,9 +101,14 @@ def _alert(rule: Rule, seen: Finding, rows: pd.DataFrame, now_s: float, before: 
     fresh = Alert(rule=rule.name, severity=rule.severity, actions=rule.actions, state="raised", said=f"{seen.said}.",
                   value=seen.value, limit=seen.limit, raised_s=now_s, held_s=now_s, requests=ids, count=len(seen.behind),
                   began_s=float(first["time_s"]) if first is not None else math.nan,
-                  release=str(first["release"]) if first is not None else "")
+                  release="" if first is None else _release(rows, seen))
     if before is None:
         return fresh
     # Where it began is decided when it is raised: later windows may have lost the beginning.
     return dataclasses.replace(fresh, state="open", raised_s=before.raised_s, held_s=max(now_s, before.held_s),
                                began_s=before.began_s, release=before.release)
+
+
+def _release(rows: pd.DataFrame, seen: Finding) -> str:
+    first = rows.loc[list(seen.behind[:FIRST]) or [seen.since], "release"]
+    return str(first.astype(object).value_counts().index[0])

@@ -9,7 +9,7 @@ from typing import Literal
 
 from lab import names
 from lab.ops.alerts import Rules
-from lab.ops.alerts.conditions import Drift, Finding
+from lab.ops.alerts.conditions import Drift, Finding, lasting
 from lab.ops.requests_schema import SCORE
 from lab.stats import drift
 
@@ -25,8 +25,9 @@ class DriftState:
     standing: Standing
     evidence: float
     said: str
-    window_s: float
-    reference_s: float
+    window: str
+    """How long the window is, in words, and the reference before it."""
+    reference: str
     detector: str
 
 
@@ -39,7 +40,7 @@ def drifts(rules: Rules, findings: Mapping[str, Finding]) -> tuple[DriftState, .
             standing: Standing = "moved" if seen.firing else "steady" if seen.known else "too little known"
             share = max(0.0, min(1.0, seen.value / seen.limit)) if seen.known and seen.limit > 0 else math.nan
             found.append(DriftState(rule=rule.name, stream=names.describe(condition.measure.removeprefix(SCORE)).heading, standing=standing, evidence=share,
-                                    said=seen.said, window_s=condition.window_s, reference_s=condition.reference_s,
+                                    said=seen.said, window=lasting(condition.window_s), reference=lasting(condition.reference_s),
                                     detector=condition.detector))
     return tuple(found)
 
