@@ -15,6 +15,7 @@ from lab import names
 from lab.plots import DARK, DASHES, LIGHT, SYMBOLS, _empty, _sentence
 
 HEIGHT_PX = 320
+PATTERNS = ("", "/", "x", ".")
 
 
 def latency(series: pd.DataFrame, measure: str = "ttft_s", *, dark: bool = False) -> go.Figure:
@@ -49,7 +50,7 @@ def failures(kinds: pd.DataFrame, series: pd.DataFrame, *, dark: bool = False) -
     figure, colours = _over_time(title, dark), DARK if dark else LIGHT
     for i, kind in enumerate(kinds.columns):
         figure.add_bar(x=_stamps(kinds.index), y=kinds[kind].tolist(), name=str(kind),
-                       marker={"color": colours[i % len(colours)], "line_width": 0, "pattern": {"shape": ("", "/", "x", ".")[i % 4]}},
+                       marker={"color": colours[i % len(colours)], "line_width": 0, "pattern": {"shape": PATTERNS[i % 4]}},
                        hovertemplate=f"%{{x|%d %b %H:%M:%S}}: %{{y:,}} {kind}<extra></extra>")
     marked = series[series["errors"]]
     if len(marked):
@@ -68,7 +69,8 @@ def tokens(series: pd.DataFrame, *, dark: bool = False) -> go.Figure:
         return _sentence(title, "No request with token counts in this window.", dark)
     figure, colours = _over_time(title, dark), DARK if dark else LIGHT
     cached = series["cached_tokens"].fillna(0)
-    parts = (("prompt", series["prompt_tokens"] - cached, ""), ("prompt, cached", cached, "/"), ("answer", series["output_tokens"], "x"))
+    parts = (("prompt", series["prompt_tokens"] - cached, ""), ("prompt, cached", cached, "/"),
+             ("answer", series["output_tokens"], "x"))
     for i, (said, column, pattern) in enumerate(parts):
         figure.add_bar(x=_times(series), y=_values(column), name=said,
                        marker={"color": colours[i], "line_width": 0, "pattern": {"shape": pattern}},
@@ -84,8 +86,8 @@ def cost(series: pd.DataFrame, *, dark: bool = False) -> go.Figure:
     if series.empty or series["cost_usd"].isna().all():
         return _sentence(title, "No request has a price: the price book does not know its model.", dark)
     figure, colours = _over_time(title, dark), DARK if dark else LIGHT
-    figure.add_bar(x=_times(series), y=_values(series["cost_usd"]), marker={"color": colours[0], "line_width": 0}, showlegend=False,
-                   hovertemplate="%{x|%d %b %H:%M:%S}: %{y:.4g} USD<extra></extra>")
+    figure.add_bar(x=_times(series), y=_values(series["cost_usd"]), marker={"color": colours[0], "line_width": 0},
+                   showlegend=False, hovertemplate="%{x|%d %b %H:%M:%S}: %{y:.4g} USD<extra></extra>")
     figure.update_layout(bargap=0.05)
     figure.update_yaxes(title_text="USD", rangemode="tozero")
     return figure
@@ -112,7 +114,7 @@ def evidence(paths: dict[str, Sequence[float]], *, began: float = math.nan, dark
 
 def _over_time(title: str, dark: bool) -> go.Figure:
     figure = _empty(title, [], dark)
-    figure.update_layout(height=HEIGHT_PX, legend={"y": -0.24})
+    figure.update_layout(height=HEIGHT_PX, legend={"y": -0.32})
     figure.update_xaxes(type="date", tickformat="%H:%M\n%d %b", nticks=7)
     return figure
 

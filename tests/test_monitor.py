@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -210,8 +210,8 @@ def burning() -> alerts.Rules:
 class Hook(http.server.BaseHTTPRequestHandler):
     """Takes what is posted, and answers with the statuses it is given in turn."""
 
-    taken: list[dict[str, Any]] = []
-    statuses: list[int] = []
+    taken: ClassVar[list[dict[str, Any]]] = []
+    statuses: ClassVar[list[int]] = []
 
     def do_POST(self) -> None:
         Hook.taken.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))

@@ -61,7 +61,7 @@ def _alert(alert: Alert, log: pd.DataFrame, now_s: float) -> None:
 def _behind(alert: Alert, log: pd.DataFrame) -> None:
     found = log[log["request_id"].isin(alert.requests)]
     if found.empty:
-        st.markdown("They are not in the log any more." if alert.requests else "This rule counts; no single request is behind it.")
+        st.markdown("They are not in the log any more." if alert.requests else "No single request is behind it.")
         return
     table = found[list(SHOWN)].iloc[::-1].assign(time_s=pd.to_datetime(found["time_s"].iloc[::-1], unit="s", utc=True))
     st.dataframe(table, hide_index=True, height=280 if len(table) > 6 else "content", column_config={

@@ -20,12 +20,14 @@ MEASURES = {"ttft_s": "First token", "tpot_s": "Per token", "e2e_s": "End to end
 def cards(now: Summary, before: Summary) -> None:
     """What matters first, each beside the window before."""
     ttft, earlier = now.latency("ttft_s"), before.latency("ttft_s")
+    whole = now.latency("e2e_s")
     made = [
         ("Requests", f"{now.requests:,}", _change(now.requests, before.requests), "off", f"{now.requests_per_s:.3g} a second"),
         ("Failed", _share(now.failed), _points(now.failed, before.failed), "inverse", _interval(now.failed)),
-        ("First token p50", _ms(ttft.p50), _change(ttft.p50, earlier.p50), "inverse", f"p95 {_ms(ttft.p95)}, p99 {_ms(ttft.p99)}"),
-        ("End to end p95", _ms(now.latency("e2e_s").p95), _change(now.latency("e2e_s").p95, before.latency("e2e_s").p95), "inverse",
-         f"p50 {_ms(now.latency('e2e_s').p50)}, p99 {_ms(now.latency('e2e_s').p99)}"),
+        ("First token p50", _ms(ttft.p50), _change(ttft.p50, earlier.p50), "inverse",
+         f"p95 {_ms(ttft.p95)}, p99 {_ms(ttft.p99)}"),
+        ("End to end p95", _ms(whole.p95), _change(whole.p95, before.latency("e2e_s").p95), "inverse",
+         f"p50 {_ms(whole.p50)}, p99 {_ms(whole.p99)}"),
         ("Cost", _usd(now.cost_usd), _change(now.cost_usd, before.cost_usd), "off",
          f"{now.unpriced:,} answers without a price" if now.unpriced else "all answers priced"),
         ("Refused", _share(now.refused), _points(now.refused, before.refused), "off", _interval(now.refused)),
@@ -33,8 +35,9 @@ def cards(now: Summary, before: Summary) -> None:
     for name, (found, n) in now.scores.items():
         was = before.scores.get(name, (Estimate(value=math.nan), 0))[0]
         better = "inverse" if name == "hallucination" else "normal"
-        made.append((f"Score: {names.describe(name).label.lower()}", f"{found.value:.3f}", _difference(found.value, was.value), better,
-                     f"{found.low:.3f} to {found.high:.3f}, {n:,} answers" if n > 1 and not math.isnan(found.low) else f"{n:,} answers"))
+        span = "" if math.isnan(found.low) else f"{found.low:.3f} to {found.high:.3f}, "
+        made.append((f"Score: {names.describe(name).label.lower()}", f"{found.value:.3f}", _difference(found.value, was.value),
+                     better, f"{span}{n:,} answers"))
     row = st.container(horizontal=True, gap="small")
     for label, value, change, colour, below in made:
         with row.container(border=True, width=170, height="stretch"):
@@ -47,7 +50,8 @@ def figures(log: pd.DataFrame, since_s: float, until_s: float, measure: str, buc
     dark = st.context.theme.type == "dark"
     series = monitor.series(log, since_s=since_s, until_s=until_s, buckets=buckets)
     kinds = monitor.errors(log, since_s=since_s, until_s=until_s, buckets=buckets)
-    drawn = [("latency", plots_monitor.latency(series, measure, dark=dark)), ("failures", plots_monitor.failures(kinds, series, dark=dark)),
+    drawn = [("latency", plots_monitor.latency(series, measure, dark=dark)),
+             ("failures", plots_monitor.failures(kinds, series, dark=dark)),
              ("tokens", plots_monitor.tokens(series, dark=dark)), ("cost", plots_monitor.cost(series, dark=dark))]
     for pair in (drawn[:2], drawn[2:]):
         for column, (key, figure) in zip(st.columns(2, gap="medium"), pair, strict=True):
@@ -68,12 +72,13 @@ def kinds(now: Summary, before: Summary) -> None:
 
 def costs(now: Summary) -> None:
     """Cost by release and model."""
+    per = [one.cost_usd / priced * 1000 if (priced := one.requests - one.unpriced) else math.nan for one in now.costs]
     st.dataframe(pd.DataFrame({
         "Release": [one.release for one in now.costs], "Model": [one.model or "–" for one in now.costs],
         "Requests": [one.requests for one in now.costs], "Cost (USD)": [one.cost_usd for one in now.costs],
-        "Per 1,000 priced (USD)": [one.cost_usd / (one.requests - one.unpriced) * 1000 if one.requests > one.unpriced else math.nan
-                                   for one in now.costs], "Without a price": [one.unpriced for one in now.costs]}),
-        hide_index=True, column_config={"Requests": st.column_config.NumberColumn(format="localized"), "Cost (USD)": st.column_config.NumberColumn(format="%.6f"),
+        "Per 1,000 priced (USD)": per, "Without a price": [one.unpriced for one in now.costs]}),
+        hide_index=True, column_config={"Requests": st.column_config.NumberColumn(format="localized"),
+                                        "Cost (USD)": st.column_config.NumberColumn(format="%.6f"),
                                         "Per 1,000 priced (USD)": st.column_config.NumberColumn(format="%.4f")})
 
 
@@ -87,8 +92,8 @@ def drift(rules: Rules, seen: Round) -> None:
         "Of the last": [one.window for one in states], "Against the": [f"{one.reference} before" for one in states],
         "Detector": [one.detector for one in states], "Said": [one.said or "–" for one in states]}),
         hide_index=True, column_config={"Evidence": st.column_config.ProgressColumn(
-            help="Logarithm of the evidence as a share of an alarm's; half of it is far from half an alarm", min_value=0, max_value=1,
-            format="percent")})
+            help="Logarithm of the evidence as a share of an alarm's; half of it is far from half an alarm", min_value=0,
+            max_value=1, format="percent")})
     st.caption(_words.plain(monitor.promise(rules)))
 
 
@@ -106,7 +111,7 @@ def budgets(found: list[slo.Budget]) -> None:
             st.caption(_words.plain(f"Good: {what}."))
             st.progress(min(1.0, max(0.0, one.left_share)), text=f"{one.left_share:.0%} of the budget is left"
                         if one.left_share >= 0 else f"Spent {1 - one.left_share:.1f} times over")
-            burns = "nothing burns" if math.isnan(one.burn_rate) or one.burn_rate == 0 else f"burn rate {one.burn_rate:.2g} over a day"
+            burns = "nothing burns" if not one.burn_rate > 0 else f"burn rate {one.burn_rate:.2g} over a day"
             st.caption(_words.plain(f"{one.bad:,} bad of {one.requests:,}; {one.allowed:,.1f} allowed so far; {burns}."))
 
 

@@ -21,7 +21,8 @@ BUCKETS = {"5 min": 30, "1 h": 60, "6 h": 72, "24 h": 96, "7 d": 84}
 def main() -> None:
     st.title("Monitor")
     row = st.container(horizontal=True, vertical_alignment="bottom")
-    chosen = row.segmented_control("Window", list(WINDOWS), default="1 h", key="window", bind="query-params", required=True) or "1 h"
+    chosen = row.segmented_control("Window", list(WINDOWS), default="1 h", key="window", bind="query-params",
+                                   required=True) or "1 h"
     release = _release(row)
     measure = row.segmented_control("Latency", list(_monitor_show.MEASURES), default="ttft_s", key="latency", bind="query-params",
                                     format_func=_monitor_show.MEASURES.__getitem__, required=True) or "ttft_s"
@@ -62,10 +63,10 @@ def _live(chosen: str, release: str, measure: str) -> None:
         if log.attrs.get(CUT):
             st.warning(f"The log has more rows than are read here; what is shown is of the latest {len(log):,}.")
         if not now.requests:
-            st.info(_words.plain(f"No request in the last {chosen}{' by ' + release if release else ''}; choose a longer window."))
+            st.info(_words.plain(f"No request in the last {chosen}{' by ' + release if release else ''}; take a longer window."))
         _monitor_show.cards(now, before)
         if "hallucination" in now.scores:
-            st.caption(_words.plain(_monitor_data.worth(str(requests.folder()))))
+            st.caption(_words.plain(_monitor_data.worth(str(requests.folder()))).replace("\\`", "`"))
         _monitor_alerts.show(seen, log, now_s)
         _monitor_show.figures(part, now_s - window_s, now_s, measure, BUCKETS[chosen])
         _monitor_show.kinds(now, before)
@@ -87,8 +88,8 @@ def _head(chosen: str, last_s: float, rules: Rules, seen: Round, now_s: float) -
 
 
 def _nothing() -> None:
-    st.markdown("There is no request yet. The gateway writes one row for each request that reaches it; it answers with the release "
-                "that is in production:")
+    st.markdown("There is no request yet. The gateway writes one row for each request that reaches it; it answers with the "
+                "release that is in production:")
     st.code("lab gateway", language="bash")
     st.caption(_words.plain(f"The log is read from {requests.folder()}"))
 

@@ -12,5 +12,5 @@ from lab.ops.alerts.journal import Event, State, events, state
 from lab.ops.alerts.rules import ACTIONS, SEVERITIES, SHIPPED, Rule, Rules, in_force, load, parse
 from lab.ops.alerts.watching import Round, watch
 
-__all__ = ["ACTIONS", "SEVERITIES", "SHIPPED", "Alert", "Evaluation", "Event", "Round", "Rule", "Rules", "State", "evaluate", "events",
-           "in_force", "load", "parse", "state", "watch"]
+__all__ = ["ACTIONS", "SEVERITIES", "SHIPPED", "Alert", "Evaluation", "Event", "Round", "Rule", "Rules", "State", "evaluate",
+           "events", "in_force", "load", "parse", "state", "watch"]

@@ -68,7 +68,8 @@ class Burn:
                  for part, seconds in ((long, self.long_s), (short, self.short_s))]
         certain = stats.proportion(int(long.sum()), long.size, confidence=SURE).low > self.slo.budget_share
         said = (f"{self.slo.name}: the budget burns {rates[0]:.1f} times too fast over {lasting(self.long_s)}, {rates[1]:.1f} "
-                f"times over {lasting(self.short_s)} ({int(long.sum())} bad of {long.size:,} requests); the limit is {self.rate:g}")
+                f"times over {lasting(self.short_s)} ({int(long.sum())} bad of {long.size:,} requests); "
+                f"the limit is {self.rate:g}")
         return _finding(min(rates) >= self.rate and certain, min(rates), self.rate, said, long > 0, self.slo.budget_share)
 
 
@@ -182,7 +183,8 @@ class Drift:
             for x in scaled[0].tolist():
                 one.update(x)
         for i, x in enumerate(scaled[1].tolist()):
-            if not any([one.update(x) for one in made]):
+            heard = [one.update(x) for one in made]  # each has to take every value
+            if not any(heard):
                 continue
             mean = float(values.iloc[i:].mean())
             side = "up" if mean > float(usual.mean()) else "down"

@@ -39,7 +39,7 @@ class Alert:
     began_s: float = math.nan
     """When it most likely began: the time of its first request."""
     release: str = ""
-    """The release that answered most of the first requests behind it: the beginning is an estimate, and may lie somewhat early."""
+    """The release that answered most of the first requests behind it: the beginning is an estimate and may lie early."""
     requests: tuple[str, ...] = ()
     """Ids of requests behind it, the latest of them."""
     count: int = 0

@@ -1,7 +1,7 @@
 """The alerts that stand and those that were, on disk: an append-only journal of what was raised, cleared and delivered.
 
-One evaluation at a time moves it on, under a lock. What is to be delivered is written down before it is, so a process that dies in
-between leaves the delivery to the next one: a message may come twice, and is not lost.
+One evaluation at a time moves it on, under a lock. What is to be delivered is written down before it is, so a process that dies
+in between leaves the delivery to the next one: a message may come twice, and is not lost.
 """
 
 from __future__ import annotations

@@ -166,13 +166,13 @@ class _Reading:
         if (detector := entry.get("detector", "level")) not in DETECTORS:
             raise self.seen.error((*path, "detector"), f"there is no detector '{detector}'; choose from {', '.join(DETECTORS)}")
         if detector != "level" and (given := [key for key in ("false_alarms", "requests") if key in entry]):
-            raise self.seen.error((*path, given[0]), f"'{detector}' keeps no promise about false alarms; leave '{given[0]}' out, or "
-                                                     "take the detector level")
+            raise self.seen.error((*path, given[0]), f"'{detector}' keeps no promise about false alarms; leave "
+                                                     f"'{given[0]}' out, or take the detector level")
         if detector != "level" and entry["measure"] in TEXTS:
             raise self.seen.error((*path, "detector"), f"'{detector}' follows a mean and '{entry['measure']}' is words; take the "
                                                        "detector level")
-        return Drift(detector=detector, measure=entry["measure"], direction=entry.get("direction", "both"), window_s=window, reference_s=reference,
-                     false_alarms=float(entry.get("false_alarms", 0.01)),
+        return Drift(detector=detector, measure=entry["measure"], direction=entry.get("direction", "both"), window_s=window,
+                     reference_s=reference, false_alarms=float(entry.get("false_alarms", 0.01)),
                      requests=self.positive(entry, "requests", path, 10_000.0))
 
     def burn(self, entry: Mapping[str, Any], path: lines.Path, objectives: Mapping[str, Slo]) -> Burn:

@@ -12,5 +12,5 @@ from lab.ops.monitor.drifting import DriftState, drifts, promise
 from lab.ops.monitor.series import MOST_BUCKETS, errors, series
 from lab.ops.monitor.summary import Cost, Kind, Latency, Summary, beside, of_release, summary
 
-__all__ = ["MOST_BUCKETS", "Cost", "DriftState", "Kind", "Latency", "Summary", "beside", "drifts", "errors", "of_release", "promise",
-           "series", "summary"]
+__all__ = ["MOST_BUCKETS", "Cost", "DriftState", "Kind", "Latency", "Summary", "beside", "drifts", "errors", "of_release",
+           "promise", "series", "summary"]

@@ -39,7 +39,8 @@ def drifts(rules: Rules, findings: Mapping[str, Finding]) -> tuple[DriftState, .
             seen, condition = findings[rule.name], rule.condition
             standing: Standing = "moved" if seen.firing else "steady" if seen.known else "too little known"
             share = max(0.0, min(1.0, seen.value / seen.limit)) if seen.known and seen.limit > 0 else math.nan
-            found.append(DriftState(rule=rule.name, stream=names.describe(condition.measure.removeprefix(SCORE)).heading, standing=standing, evidence=share,
+            name = names.describe(condition.measure.removeprefix(SCORE))
+            found.append(DriftState(rule=rule.name, stream=name.heading, standing=standing, evidence=share,
                                     said=seen.said, window=lasting(condition.window_s), reference=lasting(condition.reference_s),
                                     detector=condition.detector))
     return tuple(found)
@@ -53,8 +54,8 @@ def promise(rules: Rules) -> str:
         return "No drift rule promises a rate of false alarms." if mine else "There is no drift rule."
     limits = {drift.limit(false_alarms=one.false_alarms, requests=one.requests, streams=len(mine)) for one in held}
     share = sum(one.false_alarms for one in held) / len(mine)
-    text = (f"While nothing moves, any of these {len(held)} rules alarms within {held[0].requests:,.0f} requests with a probability "
-            f"of {share:.1%} at most (by proof where the reference is well known)")
+    text = (f"While nothing moves, any of these {len(held)} rules alarms within {held[0].requests:,.0f} requests with a "
+            f"probability of {share:.1%} at most (by proof where the reference is well known)")
     rest = [rule.name for rule in mine if rule.condition.detector != "level"]  # type: ignore[union-attr]
     more = f"; not promised by {', '.join(rest)}" if rest else ""
     return f"{text}{more}." if len(limits) == 1 else f"Each rule promises its own rate of false alarms{more}."

@@ -44,11 +44,11 @@ class Worth:
     def sentence(self) -> str:
         """What is known of it."""
         if math.isnan(self.auc.value):
-            return (f"What the detector {self.detector} is worth was not measured on this store: `lab run hallucination` does. Until "
-                    "then its scores say nothing about truth, only whether they change.")
+            return (f"What the detector {self.detector} is worth was not measured on this store: `lab run hallucination` does. "
+                    "Until then its scores say nothing about truth, only whether they change.")
         span = "" if math.isnan(self.auc.low) else f" ({self.auc.low:.2f} to {self.auc.high:.2f})"
-        return (f"The detector {self.detector} ranks a hallucinated answer above a right one in {self.auc.value:.2f}{span} of pairs "
-                f"(AUC on {self.set}, run {self.run_id[:8]}: {self.standing}); 0.5 is chance.")
+        return (f"The detector {self.detector} ranks a hallucinated answer above a right one in {self.auc.value:.2f}{span} of "
+                f"pairs (AUC on {self.set}, run {self.run_id[:8]}: {self.standing}); 0.5 is chance.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,8 @@ def score(
     if detector not in DETECTORS:
         raise LabError(f"There is no detector '{detector}' for logged answers; choose from {', '.join(DETECTORS)}.")
     if detector == CONSISTENCY and not url and ask is None:
-        raise LabError("Consistency asks again: give the server with --url (that of `lab serve`; a gateway would log the questions).")
+        raise LabError("Consistency asks again: give the server with --url (that of `lab serve`; a gateway would log the "
+                       "questions).")
     since = now_s - DAY_S if since_s is None else since_s
     kept = requests.texts(place)
     if kept.empty:
@@ -94,8 +95,8 @@ def score(
     drawn = left.iloc[np.sort(np.random.default_rng(seed).permutation(len(left))[:sample])]
     questions, generations = _asked(drawn)
     found = _detector(detector, questions, url, samples, seed, ask)(questions, generations) if len(drawn) else []
-    rows = [Scored(request_id=str(row.request_id), time_s=float(row.time_s), name=NAME, value=one.value, by=detector, scored_s=now_s,
-                   why=one.why if math.isnan(one.value) else "")  # other reasons quote the answer
+    rows = [Scored(request_id=str(row.request_id), time_s=float(row.time_s), name=NAME, value=one.value, by=detector,
+                   scored_s=now_s, why=one.why if math.isnan(one.value) else "")  # other reasons quote the answer
             for row, one in zip(drawn.itertuples(), found, strict=True)]
     scores.add(rows, place)
     values = [one.value for one in rows]
@@ -121,7 +122,8 @@ def worth(detector: str) -> Worth:
 def _unscored(kept: pd.DataFrame, place: Path, since_s: float) -> pd.DataFrame:
     """Whole answers of the model (no refusal, no guard's words, no failure) that nobody scored yet."""
     log = requests.frame(since_s, columns=["request_id", "status", "error_kind", "finish_reason", "refused"], place=place)
-    whole = log[(log["status"] == 200) & (log["error_kind"] == "") & (log["finish_reason"] != "content_filter") & (log["refused"] != 1)]
+    plain = (log["status"] == 200) & (log["error_kind"] == "")
+    whole = log[plain & (log["finish_reason"] != "content_filter") & (log["refused"] != 1)]
     done = {one.request_id for one in scores.read(place, since_s) if one.name == NAME}
     return kept[kept["request_id"].isin(set(whole["request_id"]) - done) & (kept["answer"].str.strip() != "")]
 

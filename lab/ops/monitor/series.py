@@ -22,8 +22,8 @@ FEWEST = 20
 def series(log: pd.DataFrame, *, since_s: float, until_s: float, buckets: int = 60) -> pd.DataFrame:
     """One row per bucket: `time_s` of its beginning, counts, shares, percentiles, tokens, cost, and what stands out in it.
 
-    A `_spike` of a duration is a bucket of which, with 99.9% certainty (Wilson), more than 5% lie beyond twice the median p95 of the
-    buckets; `errors` one whose share of failures is twice that of all others for certain. Empty buckets: counts of 0, NaN else.
+    A `_spike` of a duration is a bucket of which, with 99.9% certainty (Wilson), more than 5% lie beyond twice the median p95 of
+    the buckets; `errors` one whose share of failures is twice that of all others for certain. Empty buckets have counts of 0.
     """
     count = max(1, min(MOST_BUCKETS, buckets))
     rows = between(log, since_s, until_s)

@@ -1,7 +1,7 @@
 """Traffic that nobody sent, with faults at known times: what alerts and detectors are tried on, because the truth is known.
 
-Arrivals are evenly spaced, durations log-normal, topics and refusals independent. Real traffic has days, nights and users who come
-back; what is found here is the best case.
+Arrivals are evenly spaced, durations log-normal, topics and refusals independent. Real traffic has days, nights and users who
+come back; what is found here is the best case.
 """
 
 from __future__ import annotations
@@ -61,8 +61,9 @@ def traffic(
         "time_s": times, "request_id": [f"simulated-{seed}-{i}" for i in range(n)], "release": release,
         "user_hash": np.char.add("u", rng.integers(0, 500, n).astype(str)), "model": "smollm2-135m", "status": 200.0,
         "error_kind": "", "ttft_s": ttft, "tpot_s": tpot, "e2e_s": ttft + tpot * (output - 1), "prompt_tokens": prompt,
-        "cached_tokens": cached, "output_tokens": output, "finish_reason": "stop", "refused": (rng.random(n) < 0.03).astype(float),
-        "language": rng.choice([*LANGUAGES], n, p=[*LANGUAGES.values()]), "topic": rng.choice([*TOPICS], n, p=[*TOPICS.values()]),
+        "cached_tokens": cached, "output_tokens": output, "finish_reason": "stop",
+        "refused": (rng.random(n) < 0.03).astype(float), "language": rng.choice([*LANGUAGES], n, p=[*LANGUAGES.values()]),
+        "topic": rng.choice([*TOPICS], n, p=[*TOPICS.values()]),
         "score_quality": (rng.random(n) < right).astype(float), "key_hash": "", "arm": ""})
     for fault in faults:
         _spoilt(rows, fault, until_s, rng)

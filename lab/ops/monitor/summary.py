@@ -156,7 +156,7 @@ def _scores(rows: pd.DataFrame) -> dict[str, tuple[Estimate, int]]:
     for column in (str(name) for name in rows if str(name).startswith(SCORE)):
         part = rows.loc[rows[column].notna(), [column, "user_hash", "request_id"]]
         last = part.iloc[-MOST_SCORED:]
-        owner = [user and f"user {user}" or str(one) for user, one in zip(last["user_hash"], last["request_id"], strict=True)]
+        owner = [f"user {user}" if user else str(one) for user, one in zip(last["user_hash"], last["request_id"], strict=True)]
         if len(part):
             found[column.removeprefix(SCORE)] = (stats.clustered_mean(last[column], owner), len(part))
     return found

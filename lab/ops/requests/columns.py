@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 COLUMNS = (*SCHEMA, GUARD)
 WORDS = tuple(name for name in COLUMNS if name not in NUMBERS and name != "request_id")
 MOST_ROWS = 3_000_000
-"""Rows that are read at most, the latest (some 150 bytes each in memory); `CUT` in the frame's attributes says that there are more."""
+"""Rows that are read at most, the latest (some 150 bytes each in memory); `CUT` in the frame's attributes says so."""
 CUT = "cut"
 
 

@@ -23,7 +23,8 @@ class Mix:
     categories, or how many there are of each.
     """
 
-    def __init__(self, reference: Iterable[str | None] | Mapping[str, int], *, limit: float = 1e6, changes: Sequence[float] = CHANGES) -> None:
+    def __init__(self, reference: Iterable[str | None] | Mapping[str, int], *, limit: float = 1e6,
+                 changes: Sequence[float] = CHANGES) -> None:
         counts = Counter({name: int(n) for name, n in reference.items() if n > 0 and _known(name)}) if isinstance(
             reference, Mapping) else Counter(str(one) for one in reference if _known(one))
         total = sum(counts.values())
