@@ -40,11 +40,11 @@ def page(rows: int, seed: int) -> dict[str, Any]:
         hot.close()
     parts = {name: {"first_s": first[name], "again_s": sorted(one[name] for one in later)[LOOKS // 2]} for name in first}
     shown = [name for name in parts if name != "alerts"]
-    made_ = {"rows": len(made), "parts": parts, "first_s": sum(parts[n]["first_s"] for n in shown),
+    made_: dict[str, Any] = {"rows": len(made), "parts": parts, "first_s": sum(parts[n]["first_s"] for n in shown),
              "again_s": sum(parts[n]["again_s"] for n in shown), "limit_s": LIMIT_S}
     for name, part in parts.items():
         print(f"Page, {len(made):,} requests, {name:<8} first {part['first_s']:.2f} s, again {part['again_s']:.2f} s", flush=True)
-    for name, value in (("first look", made_["first_s"]), ("again", made_["again_s"])):
+    for name, value in (("first look", float(made_["first_s"])), ("again", float(made_["again_s"]))):
         reached = "yes" if value < LIMIT_S else "NO"
         print(f"Page, {name}: {value:.2f} s without the rules; below {LIMIT_S:g} s: {reached}", flush=True)
     return made_

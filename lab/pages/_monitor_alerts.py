@@ -6,7 +6,8 @@ import pandas as pd
 import streamlit as st
 
 from lab.ops import versions
-from lab.ops.alerts import Alert, Event, Round, delivering
+from lab.ops.alerts import Alert, Event, Round, Rules, delivering
+from lab.ops.requests_schema import between
 from lab.pages import _words
 
 COLOURS = {"critical": "red", "warning": "orange", "notice": "blue"}
@@ -14,10 +15,13 @@ MOST_PAST = 50
 SHOWN = ("time_s", "request_id", "release", "status", "error_kind", "ttft_s", "e2e_s", "output_tokens", "topic", "language")
 
 
-def show(seen: Round, log: pd.DataFrame, now_s: float) -> None:
+def show(rules: Rules, seen: Round, log: pd.DataFrame, now_s: float) -> None:
     """The alerts that stand, each with its requests."""
     st.subheader("Alerts", anchor=False)
     state = seen.state
+    looked = _words.duration(max(0.0, now_s - state.evaluated_s))
+    st.caption(_words.plain(f"Rules '{rules.name}' version {rules.version}, evaluated {looked} ago.") + " `lab monitor` evaluates "
+               "them without this page.")
     for action, trouble in state.troubles.items():
         st.warning(_words.plain(f"An alert was not delivered ({action}): {trouble}"))
     if not state.open:
@@ -59,7 +63,8 @@ def _alert(alert: Alert, log: pd.DataFrame, now_s: float) -> None:
 
 
 def _behind(alert: Alert, log: pd.DataFrame) -> None:
-    found = log[log["request_id"].isin(alert.requests)]
+    near = between(log, alert.began_s - 1, alert.held_s) if alert.requests else log.iloc[:0]
+    found = near[near["request_id"].isin(alert.requests)]
     if found.empty:
         st.markdown("They are not in the log any more." if alert.requests else "No single request is behind it.")
         return

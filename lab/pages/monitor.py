@@ -8,7 +8,6 @@ import streamlit as st
 
 from lab.errors import LabError
 from lab.ops import alerts, monitor, requests
-from lab.ops.alerts import Round, Rules
 from lab.ops.requests.columns import CUT
 from lab.pages import _monitor_alerts, _monitor_data, _monitor_show, _words
 
@@ -56,10 +55,10 @@ def _live(chosen: str, release: str, measure: str) -> None:
         if log.empty:
             _nothing()
             return
-        seen = _monitor_data.looked(rules)
         part = _monitor_data.part(log, release, now_s, window_s)
         now, before = monitor.beside(part, now_s=now_s, window_s=window_s)
-        _head(chosen, float(log["time_s"].iloc[-1]), rules, seen, now_s)
+        age = _words.duration(max(0.0, now_s - float(log["time_s"].iloc[-1])))
+        st.caption(f"Times are UTC. Last request {age} ago. Changes are against the {chosen} before.")
         if log.attrs.get(CUT):
             st.warning(f"The log has more rows than are read here; what is shown is of the latest {len(log):,}.")
         if not now.requests:
@@ -67,7 +66,8 @@ def _live(chosen: str, release: str, measure: str) -> None:
         _monitor_show.cards(now, before)
         if "hallucination" in now.scores:
             st.caption(_words.plain(_monitor_data.worth(str(requests.folder()))).replace("\\`", "`"))
-        _monitor_alerts.show(seen, log, now_s)
+        seen = _monitor_data.looked(rules)  # the slowest part, so the cards are there before
+        _monitor_alerts.show(rules, seen, log, now_s)
         _monitor_show.figures(part, now_s - window_s, now_s, measure, BUCKETS[chosen])
         _monitor_show.kinds(now, before)
         if now.costs:
@@ -77,14 +77,6 @@ def _live(chosen: str, release: str, measure: str) -> None:
         _monitor_alerts.past(alerts.events(requests.folder()))
     except LabError as error:
         st.error(_words.plain(error))
-
-
-def _head(chosen: str, last_s: float, rules: Rules, seen: Round, now_s: float) -> None:
-    """How fresh all this is, and by which rules."""
-    age, looked = (_words.duration(max(0.0, now_s - at)) for at in (last_s, seen.state.evaluated_s))
-    said = (f"Times are UTC. Last request {age} ago. Changes are against the {chosen} before. Rules '{rules.name}' version "
-            f"{rules.version}, evaluated {looked} ago.")
-    st.caption(_words.plain(said) + " `lab monitor` evaluates them without this page.")
 
 
 def _nothing() -> None:

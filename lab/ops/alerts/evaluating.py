@@ -110,5 +110,6 @@ def _alert(rule: Rule, seen: Finding, rows: pd.DataFrame, now_s: float, before: 
 
 
 def _release(rows: pd.DataFrame, seen: Finding) -> str:
-    first = rows.loc[list(seen.behind[:FIRST]) or [seen.since], "release"]
+    places = list(seen.behind[:FIRST]) or [place for place in (seen.since,) if place is not None]
+    first = rows.loc[places, "release"]
     return str(first.astype(object).value_counts().index[0])
