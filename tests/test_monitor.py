@@ -386,3 +386,20 @@ def test_the_command_looks_once_and_its_exit_code_says_whether_an_alert_stands(t
     assert loud.exit_code == 1 and "failures burn the budget fast" in loud.output
     written = json.loads((tmp_path / "out.json").read_text())
     assert [alert["rule"] for alert in written["alerts"]] == ["failures burn the budget fast"] and written["now"]["failures"] > 0
+
+
+def test_a_replay_says_what_looking_all_the_time_would_have_said() -> None:
+    log = traffic(Fault(kind="errors", ago_s=3000, lasts_s=1200, size=0.1), hours=3)
+    only = dataclasses.replace(rules(), rules=rules().rules[:1])
+    news = alerts.replay(only, log, since_s=NOW - HOUR, until_s=NOW, every_s=300)
+    assert [alert.state for alert in news] == ["raised", "cleared"]
+    assert NOW - 3000 < news[0].raised_s <= NOW - 3000 + 600 and alerts.replay(only, traffic(), since_s=NOW - HOUR, until_s=NOW) == []
+
+
+def test_the_path_of_evidence_ends_where_the_scan_finds_it() -> None:
+    from lab.stats import drift
+
+    values = np.concatenate([np.ones(300), np.zeros(60)])
+    detector = drift.Level(drift.Reference.share(0.95), limit=1e6)
+    found, path = drift.scan(detector, values), drift.path(detector, values)
+    assert found.at is not None and path[found.at] >= 1 and (path[:found.at] < 1).all() and len(path) == len(values)

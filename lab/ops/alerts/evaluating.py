@@ -84,6 +84,20 @@ def evaluate(rules: Rules, log: pd.DataFrame, *, now_s: float, before: Sequence[
     return Evaluation(alerts=tuple(found), findings=findings)
 
 
+def replay(rules: Rules, log: pd.DataFrame, *, since_s: float, until_s: float, every_s: float = 300.0) -> list[Alert]:
+    """What would have been raised and cleared, had the rules been looked at every `every_s` seconds; in the order of time.
+
+    `raised_s` says when an alert was raised and `held_s` when it last held.
+    """
+    rows, standing, news = checked(log), tuple[Alert, ...](), list[Alert]()
+    looks = math.floor((until_s - since_s) / every_s)
+    for look in range(looks + 1):
+        seen = evaluate(rules, rows, now_s=since_s + look * every_s, before=standing)
+        standing = seen.open
+        news += seen.news
+    return news
+
+
 def _next(rule: Rule, seen: Finding, rows: pd.DataFrame, now_s: float, before: Alert | None, *, quiet: bool) -> Alert | None:
     if seen.firing:
         if before is None and quiet:
