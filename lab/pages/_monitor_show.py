@@ -72,11 +72,10 @@ def kinds(now: Summary, before: Summary) -> None:
 
 def costs(now: Summary) -> None:
     """Cost by release and model."""
-    per = [one.cost_usd / priced * 1000 if (priced := one.requests - one.unpriced) else math.nan for one in now.costs]
     st.dataframe(pd.DataFrame({
         "Release": [one.release for one in now.costs], "Model": [one.model or "–" for one in now.costs],
         "Requests": [one.requests for one in now.costs], "Cost (USD)": [one.cost_usd for one in now.costs],
-        "Per 1,000 priced (USD)": per, "Without a price": [one.unpriced for one in now.costs]}),
+        "Per 1,000 priced (USD)": [one.per_request_usd * 1000 for one in now.costs], "Without a price": [one.unpriced for one in now.costs]}),
         hide_index=True, column_config={"Requests": st.column_config.NumberColumn(format="localized"),
                                         "Cost (USD)": st.column_config.NumberColumn(format="%.6f"),
                                         "Per 1,000 priced (USD)": st.column_config.NumberColumn(format="%.4f")})

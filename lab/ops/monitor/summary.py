@@ -50,6 +50,12 @@ class Cost:
     cost_usd: float
     unpriced: int
 
+    @property
+    def per_request_usd(self) -> float:
+        """USD of a priced request; NaN without one."""
+        priced = self.requests - self.unpriced
+        return self.cost_usd / priced if priced else math.nan
+
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
