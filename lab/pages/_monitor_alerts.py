@@ -5,10 +5,10 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
+from lab import wording
 from lab.ops import versions
 from lab.ops.alerts import Alert, Event, Round, Rules, delivering
 from lab.ops.requests_schema import between
-from lab.pages import _words
 
 COLOURS = {"critical": "red", "warning": "orange", "notice": "blue"}
 MOST_PAST = 50
@@ -19,11 +19,11 @@ def show(rules: Rules, seen: Round, log: pd.DataFrame, now_s: float) -> None:
     """The alerts that stand, each with its requests."""
     st.subheader("Alerts", anchor=False)
     state = seen.state
-    looked = _words.duration(max(0.0, now_s - state.evaluated_s))
-    st.caption(_words.plain(f"Rules '{rules.name}' version {rules.version}, evaluated {looked} ago.") + " `lab monitor` evaluates "
-               "them without this page.")
+    looked = wording.duration(max(0.0, now_s - state.evaluated_s))
+    st.caption(wording.plain(f"Rules '{rules.name}' version {rules.version}, evaluated {looked} ago.") + " `lab monitor` "
+               "evaluates them without this page.")
     for action, trouble in state.troubles.items():
-        st.warning(_words.plain(f"An alert was not delivered ({action}): {trouble}"))
+        st.warning(wording.plain(f"An alert was not delivered ({action}): {trouble}"))
     if not state.open:
         st.markdown("No alert stands.")
     order = {name: i for i, name in enumerate(COLOURS)}
@@ -52,11 +52,11 @@ def past(events: list[Event]) -> None:
 
 def _alert(alert: Alert, log: pd.DataFrame, now_s: float) -> None:
     with st.container(border=True):
-        st.markdown(f":{COLOURS.get(alert.severity, 'gray')}-badge[{alert.severity}] **{_words.plain(alert.rule)}**")
-        st.markdown(_words.plain(alert.said))
+        st.markdown(f":{COLOURS.get(alert.severity, 'gray')}-badge[{alert.severity}] **{wording.plain(alert.rule)}**")
+        st.markdown(wording.plain(alert.said))
         began = f"Began {delivering.when(alert.began_s)} with {alert.release or 'an unnamed release'}; " if alert.count else ""
-        st.caption(_words.plain(f"{began}raised {delivering.when(alert.raised_s)}, "
-                                f"{_words.duration(max(0.0, now_s - alert.raised_s))} ago."))
+        st.caption(wording.plain(f"{began}raised {delivering.when(alert.raised_s)}, "
+                                f"{wording.duration(max(0.0, now_s - alert.raised_s))} ago."))
         with st.expander(f"Requests behind it ({alert.count:,})"):
             _behind(alert, log)
         _way_back(alert.release)

@@ -7,11 +7,10 @@ import math
 import pandas as pd
 import streamlit as st
 
-from lab import names, plots, plots_monitor
+from lab import names, plots, plots_monitor, wording
 from lab.ops import monitor, slo
 from lab.ops.alerts import Round, Rules
 from lab.ops.monitor import Summary
-from lab.pages import _words
 from lab.records import Estimate
 
 MEASURES = {"ttft_s": "First token", "tpot_s": "Per token", "e2e_s": "End to end"}
@@ -75,7 +74,8 @@ def costs(now: Summary) -> None:
     st.dataframe(pd.DataFrame({
         "Release": [one.release for one in now.costs], "Model": [one.model or "–" for one in now.costs],
         "Requests": [one.requests for one in now.costs], "Cost (USD)": [one.cost_usd for one in now.costs],
-        "Per 1,000 priced (USD)": [one.per_request_usd * 1000 for one in now.costs], "Without a price": [one.unpriced for one in now.costs]}),
+        "Per 1,000 priced (USD)": [one.per_request_usd * 1000 for one in now.costs],
+        "Without a price": [one.unpriced for one in now.costs]}),
         hide_index=True, column_config={"Requests": st.column_config.NumberColumn(format="localized"),
                                         "Cost (USD)": st.column_config.NumberColumn(format="%.6f"),
                                         "Per 1,000 priced (USD)": st.column_config.NumberColumn(format="%.4f")})
@@ -93,7 +93,7 @@ def drift(rules: Rules, seen: Round) -> None:
         hide_index=True, column_config={"Evidence": st.column_config.ProgressColumn(
             help="Logarithm of the evidence as a share of an alarm's; half of it is far from half an alarm", min_value=0,
             max_value=1, format="percent")})
-    st.caption(_words.plain(monitor.promise(rules)))
+    st.caption(wording.plain(monitor.promise(rules)))
 
 
 def budgets(found: list[slo.Budget]) -> None:
@@ -106,12 +106,12 @@ def budgets(found: list[slo.Budget]) -> None:
             what = "did not fail" if not goal.measure else \
                 f"{names.describe(goal.measure).label.lower()} at most {names.describe(goal.measure).show(goal.at_most)} " \
                 f"{names.describe(goal.measure).unit}"
-            st.markdown(f"**{_words.plain(goal.name)}**: {goal.objective * 100:.6g}% of requests, {goal.period_days:g} days")
-            st.caption(_words.plain(f"Good: {what}."))
+            st.markdown(f"**{wording.plain(goal.name)}**: {goal.objective * 100:.6g}% of requests, {goal.period_days:g} days")
+            st.caption(wording.plain(f"Good: {what}."))
             st.progress(min(1.0, max(0.0, one.left_share)), text=f"{one.left_share:.0%} of the budget is left"
                         if one.left_share >= 0 else f"Spent {1 - one.left_share:.1f} times over")
             burns = "nothing burns" if not one.burn_rate > 0 else f"burn rate {one.burn_rate:.2g} over a day"
-            st.caption(_words.plain(f"{one.bad:,} bad of {one.requests:,}; {one.allowed:,.1f} allowed so far; {burns}."))
+            st.caption(wording.plain(f"{one.bad:,} bad of {one.requests:,}; {one.allowed:,.1f} allowed so far; {burns}."))
 
 
 def _share(found: Estimate) -> str:

@@ -6,10 +6,11 @@ import time
 
 import streamlit as st
 
+from lab import wording
 from lab.errors import LabError
 from lab.ops import alerts, monitor, requests
 from lab.ops.requests.columns import CUT
-from lab.pages import _monitor_alerts, _monitor_data, _monitor_show, _words
+from lab.pages import _monitor_alerts, _monitor_data, _monitor_show
 
 WINDOWS = {"5 min": 300, "1 h": 3600, "6 h": 21_600, "24 h": 86_400, "7 d": 604_800}
 ALL = "All releases"
@@ -57,15 +58,15 @@ def _live(chosen: str, release: str, measure: str) -> None:
             return
         part = _monitor_data.part(log, release, now_s, window_s)
         now, before = monitor.beside(part, now_s=now_s, window_s=window_s)
-        age = _words.duration(max(0.0, now_s - float(log["time_s"].iloc[-1])))
+        age = wording.duration(max(0.0, now_s - float(log["time_s"].iloc[-1])))
         st.caption(f"Times are UTC. Last request {age} ago. Changes are against the {chosen} before.")
         if log.attrs.get(CUT):
             st.warning(f"The log has more rows than are read here; what is shown is of the latest {len(log):,}.")
         if not now.requests:
-            st.info(_words.plain(f"No request in the last {chosen}{' by ' + release if release else ''}; take a longer window."))
+            st.info(wording.plain(f"No request in the last {chosen}{' by ' + release if release else ''}; take a longer window."))
         _monitor_show.cards(now, before)
         if "hallucination" in now.scores:
-            st.caption(_words.plain(_monitor_data.worth(str(requests.folder()))).replace("\\`", "`"))
+            st.caption(wording.plain(_monitor_data.worth(str(requests.folder()))).replace("\\`", "`"))
         seen = _monitor_data.looked(rules)  # the slowest part, so the cards are there before
         _monitor_alerts.show(rules, seen, log, now_s)
         _monitor_show.figures(part, now_s - window_s, now_s, measure, BUCKETS[chosen])
@@ -76,14 +77,14 @@ def _live(chosen: str, release: str, measure: str) -> None:
         _monitor_show.budgets(_monitor_data.budgets(rules.sha256, str(requests.folder()), rules))
         _monitor_alerts.past(alerts.events(requests.folder()))
     except LabError as error:
-        st.error(_words.plain(error))
+        st.error(wording.plain(error))
 
 
 def _nothing() -> None:
     st.markdown("There is no request yet. The gateway writes one row for each request that reaches it; it answers with the "
                 "release that is in production:")
     st.code("lab gateway", language="bash")
-    st.caption(_words.plain(f"The log is read from {requests.folder()}"))
+    st.caption(wording.plain(f"The log is read from {requests.folder()}"))
 
 
 main()
