@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lab import __version__, doctoring, experiments, judging, releasing, reporting, summary_file
+from lab import __version__, doctoring, experiments, judging, monitoring, releasing, reporting, summary_file
 from lab.errors import LabError
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ app.add_typer(engines_app, name="engines")
 data_app = typer.Typer(no_args_is_help=True, help="Question sets: what there is, what an item looks like, fetching one once.")
 app.add_typer(data_app, name="data", no_args_is_help=True)
 app.add_typer(releasing.app, name="release", no_args_is_help=True)
+app.add_typer(monitoring.app, name="monitor")
 app.command("judge")(judging.judge)
 app.command("report")(reporting.report)
 app.command("doctor")(doctoring.doctor)

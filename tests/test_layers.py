@@ -16,7 +16,8 @@ FLOORS = (
     ("metrics", "safety", "retrieval"),
     ("experiments",),
     ("ops",),
-    ("plots", "running", "notebook", "summary_file", "wording", "report", "reporting", "doctor", "doctoring", "releasing", "judging", "pages", "bench", "__main__", "app"),
+    ("plots", "running", "notebook", "summary_file", "wording", "report", "reporting", "doctor", "doctoring",
+     "releasing", "judging", "plots_monitor", "monitoring", "pages", "bench", "__main__", "app"),
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 HOMES = {
@@ -24,7 +25,7 @@ HOMES = {
     "llama_cpp": ("lab/engines/",),
     "vllm": ("lab/engines/",),
     "streamlit": ("app.py", "lab/pages/"),
-    "plotly": ("lab/plots.py",),
+    "plotly": ("lab/plots.py", "lab/plots_monitor.py"),
 }
 STATISTICS = {"numpy", "scipy", "statistics", "statsmodels", "sklearn"}
 VAGUE = {"utils", "util", "helpers", "helper", "common", "misc", "base"}

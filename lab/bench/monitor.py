@@ -11,15 +11,25 @@ from typing import Any
 
 from lab import machine
 from lab.bench import _monitor_drift as drifting
+from lab.bench import _monitor_page as page
 from lab.bench import _monitor_rollout as rollout
+from lab.errors import LabError
 
 
 def main(
-    *, runs: int = 1000, requests: int = 4000, streams: int = 500, adwin_streams: int = 100, seed: int = 1
+    *, runs: int = 1000, requests: int = 4000, streams: int = 500, adwin_streams: int = 100, rows: int = 1_000_000,
+    seed: int = 1, only: str = ""
 ) -> dict[str, Any]:
-    """Simulate, print a line per figure, and return the same figures."""
+    """Simulate, print a line per figure, and return the same. `only` "page" measures the page on `rows` requests alone."""
     began = time.perf_counter()
+    if only not in ("", "page"):
+        raise LabError(f"There is no part '{only}' to measure alone; give page, or leave it out.")
+    shown = page.page(rows, seed)
+    if only:
+        return {"page": shown, "wall_s": time.perf_counter() - began,
+                "machine": machine.fingerprint(bandwidth=False).as_tags()}
     made: dict[str, Any] = {
+        "page": shown,
         "false_verdicts": rollout.false_verdicts(runs, requests, seed), "naive": rollout.naive(runs, requests, seed),
         "users": rollout.with_users(runs, requests, seed), "power": rollout.power_curve(2 * runs, seed),
         "counting": rollout.seconds(),

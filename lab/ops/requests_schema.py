@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import pandas as pd
 
 from lab.errors import LabError
@@ -87,14 +88,23 @@ def frame(records: Iterable[LogRecord]) -> pd.DataFrame:
 def checked(found: pd.DataFrame) -> pd.DataFrame:
     """`found` with every column of its type, sorted by time; what is missing is not known. Rows without a time are left out.
 
+    Texts may be categories. A frame that is so already is given back as it is: a million rows are not copied to look at them.
     Raises `LabError` when one of time_s, request_id and release is missing, or a number is none.
     """
+    if _is_checked(found):
+        return found
     if missing := [name for name in NEEDED if name not in found and len(found)]:
         raise LabError(f"The request log has no column '{missing[0]}'; it needs {', '.join(NEEDED)}.")
     scores = tuple(str(name) for name in found if str(name).startswith(SCORE))
     made = {name: _texts(found, name) if name in TEXTS else _numbers(found, name) for name in (*COLUMNS, *scores)}
     whole = pd.DataFrame(made, index=found.index)
     return whole[whole["time_s"].notna()].sort_values("time_s", kind="stable").reset_index(drop=True)
+
+
+def between(found: pd.DataFrame, after_s: float, until_s: float) -> pd.DataFrame:
+    """Rows of a checked frame with after_s < time_s <= until_s: a slice of it, not a copy."""
+    begin, end = np.searchsorted(found["time_s"].to_numpy(), [after_s, until_s], side="right")
+    return found.iloc[int(begin):int(max(begin, end))]
 
 
 def failed(found: pd.DataFrame) -> pd.Series:
@@ -111,6 +121,15 @@ def served(found: pd.DataFrame) -> pd.Series:
     return failed(found) | ((found["error_kind"] == "") & (found["status"] < 400))
 
 
+def _is_checked(found: pd.DataFrame) -> bool:
+    words = (pd.CategoricalDtype, pd.StringDtype)
+    return (set(COLUMNS) <= set(found) and isinstance(found.index, pd.RangeIndex) and found.index.start == 0
+            and found.index.step == 1 and all(isinstance(found[name].dtype, words) for name in TEXTS)
+            and all(found[str(name)].dtype == float for name in found if name in NUMBERS or str(name).startswith(SCORE))
+            and bool(found["time_s"].is_monotonic_increasing) and not found["time_s"].isna().any()
+            and not any(found[name].hasnans for name in TEXTS))
+
+
 def _numbers(found: pd.DataFrame, name: str) -> pd.Series:
     if name not in found:
         return pd.Series(200.0 if name == "status" else math.nan, index=found.index, dtype=float)
@@ -121,4 +140,6 @@ def _numbers(found: pd.DataFrame, name: str) -> pd.Series:
 
 
 def _texts(found: pd.DataFrame, name: str) -> pd.Series:
+    if name in found and isinstance(found[name].dtype, pd.CategoricalDtype) and not found[name].hasnans:
+        return found[name]
     return found[name].fillna("").astype(str) if name in found else pd.Series("", index=found.index, dtype=str)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from lab.ops.requests_schema import failed, served
+from lab.ops.requests_schema import between, failed, served
 
 DAY_S = 86_400.0
 
@@ -62,8 +62,8 @@ class Budget:
 def budget(slo: Slo, log: pd.DataFrame, *, now_s: float) -> Budget:
     """The budget of `slo` at `now_s`, from a checked frame of the request log."""
     since = now_s - slo.period_days * DAY_S
-    bad = slo.bad(log[(log["time_s"] > since) & (log["time_s"] <= now_s)]).dropna()
-    last = slo.bad(log[(log["time_s"] > now_s - DAY_S) & (log["time_s"] <= now_s)]).dropna()
+    bad = slo.bad(between(log, since, now_s)).dropna()
+    last = slo.bad(between(log, now_s - DAY_S, now_s)).dropna()
     allowed = bad.size * slo.budget_share
     left = 1 - float(bad.sum()) / allowed if allowed else 1.0
     burn = slo.burn(int(last.sum()), last.size)

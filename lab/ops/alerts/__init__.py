@@ -7,7 +7,10 @@
 
 from __future__ import annotations
 
-from lab.ops.alerts.evaluating import Alert, Evaluation, evaluate
-from lab.ops.alerts.rules import ACTIONS, SEVERITIES, SHIPPED, Rule, Rules, load, parse
+from lab.ops.alerts.evaluating import Alert, Evaluation, evaluate, replay
+from lab.ops.alerts.journal import Event, State, events, state
+from lab.ops.alerts.rules import ACTIONS, SEVERITIES, SHIPPED, Rule, Rules, in_force, load, parse
+from lab.ops.alerts.watching import Round, watch
 
-__all__ = ["ACTIONS", "SEVERITIES", "SHIPPED", "Alert", "Evaluation", "Rule", "Rules", "evaluate", "load", "parse"]
+__all__ = ["ACTIONS", "SEVERITIES", "SHIPPED", "Alert", "Evaluation", "Event", "Round", "Rule", "Rules", "State", "evaluate",
+           "events", "in_force", "load", "parse", "replay", "state", "watch"]

@@ -14,11 +14,14 @@ import numpy as np
 import pandas as pd
 
 from lab import names, stats
-from lab.ops.requests_schema import failed, served
+from lab.ops.requests_schema import between, failed, served
 from lab.ops.slo import Slo
 from lab.stats import drift
 
 SURE = 0.999
+MOST_LEARNT = 5000
+"""Values of the reference that a detector of river learns from: each takes it microseconds."""
+Detector = Literal["level", "adwin", "page_hinkley"]
 Take = Literal["mean", "share", "sum", "count", "p50", "p90", "p95", "p99"]
 
 
@@ -64,8 +67,9 @@ class Burn:
         rates = [self.slo.burn(int(part.sum()), part.size) * min(1.0, age / seconds)
                  for part, seconds in ((long, self.long_s), (short, self.short_s))]
         certain = stats.proportion(int(long.sum()), long.size, confidence=SURE).low > self.slo.budget_share
-        said = (f"{self.slo.name}: the budget burns {rates[0]:.1f} times too fast over {_time(self.long_s)}, {rates[1]:.1f} "
-                f"times over {_time(self.short_s)} ({int(long.sum())} bad of {long.size:,} requests); the limit is {self.rate:g}")
+        said = (f"{self.slo.name}: the budget burns {rates[0]:.1f} times too fast over {lasting(self.long_s)}, {rates[1]:.1f} "
+                f"times over {lasting(self.short_s)} ({int(long.sum())} bad of {long.size:,} requests); "
+                f"the limit is {self.rate:g}")
         return _finding(min(rates) >= self.rate and certain, min(rates), self.rate, said, long > 0, self.slo.budget_share)
 
 
@@ -90,7 +94,7 @@ class Threshold:
             return NOTHING
         value, sure = _taken(values, self.take, self.limit, self.above)
         side, name = "above" if self.above else "below", names.describe(self.measure)
-        said = (f"{label(self.measure)}, {self.take} over {_time(self.window_s)}: {name.show(value)}, {side} "
+        said = (f"{label(self.measure)}, {self.take} over {lasting(self.window_s)}: {name.show(value)}, {side} "
                 f"{name.show(self.limit)} {name.unit}")
         far = values > self.limit if self.above else values < self.limit
         return _finding(sure, value, self.limit, said.rstrip(), far if far.any() else values.notna(), 0.05)
@@ -117,15 +121,19 @@ class Spike:
             return NOTHING
         limit = self.times * stats.percentile(usual, float(self.take[1:]))
         value, sure = _taken(values, self.take, limit, True)
-        name, before = names.describe(self.measure), _time(self.reference_s)
-        said = (f"{label(self.measure)}, {self.take}: {name.show(value)} {name.unit} over {_time(self.window_s)}, "
+        name, before = names.describe(self.measure), lasting(self.reference_s)
+        said = (f"{label(self.measure)}, {self.take}: {name.show(value)} {name.unit} over {lasting(self.window_s)}, "
                 f"{value / limit * self.times:.1f} times that of the {before} before; the limit is {self.times:g} times")
         return _finding(sure, value, limit, said, values > limit, 1 - float(self.take[1:]) / 100)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drift:
-    """The mean of a column, or the mix of a column of words, has moved against the time before the window."""
+    """The mean of a column, or the mix of a column of words, has moved against the time before the window.
+
+    The detector `level` has a proven bound on its false alarms; `adwin` and `page_hinkley` (of river, at its settings, a mean
+    only) have none that is known beforehand. Those learn from the end of the reference and then go through the window.
+    """
 
     measure: str
     direction: drift.Direction = "both"
@@ -133,6 +141,7 @@ class Drift:
     reference_s: float
     false_alarms: float = 0.01
     requests: float = 10_000
+    detector: Detector = "level"
 
     @property
     def needs_s(self) -> float:
@@ -140,6 +149,8 @@ class Drift:
 
     def look(self, log: pd.DataFrame, now_s: float, fewest: int, streams: int) -> Finding:
         now, before = _parts(log, now_s, self.window_s, self.reference_s)
+        if self.detector != "level":
+            return self._river(now, before, fewest)
         bound = drift.limit(false_alarms=self.false_alarms, requests=self.requests, streams=streams)
         return self._mix(now, before, bound, fewest) if _is_words(log, self.measure) else self._level(now, before, bound, fewest)
 
@@ -159,11 +170,38 @@ class Drift:
         return Finding(firing=True, value=found.log_evidence, limit=math.log(bound), said=said, since=int(after.index[0]),
                        behind=tuple(int(i) for i in after.index[far]))
 
+    def _river(self, now: pd.DataFrame, before: pd.DataFrame, fewest: int) -> Finding:
+        values, usual = (measured(part, self.measure).dropna() for part in (now, before))
+        if usual.size < max(fewest, 100):
+            return NOTHING
+        low, high = min(0.0, float(usual.min())), max(1.0, float(usual.quantile(0.995)))
+        scaled = [drift.Reference(mean=low, deviation=0.0, low=low, high=high).scaled_all(part.to_numpy(dtype=float))
+                  for part in (usual.iloc[-MOST_LEARNT:], values)]
+        made = [drift.Adwin()] if self.detector == "adwin" else [
+            drift.PageHinkley(direction=side) for side in ("down", "up") if self.direction in (side, "both")]  # type: ignore[arg-type]
+        for one in made:
+            for x in scaled[0].tolist():
+                one.update(x)
+        for i, x in enumerate(scaled[1].tolist()):
+            heard = [one.update(x) for one in made]  # each has to take every value
+            if not any(heard):
+                continue
+            mean = float(values.iloc[i:].mean())
+            side = "up" if mean > float(usual.mean()) else "down"
+            if self.direction in (side, "both"):
+                name, after = names.describe(self.measure), values.iloc[i:]
+                text = (f"{label(self.measure)} has moved {side} by {self.detector}: {name.show(mean)} {name.unit} in the "
+                        f"{after.size:,} requests since it was noticed, {name.show(float(usual.mean()))} {name.unit} before")
+                far = after < usual.mean() if side == "down" else after > usual.mean()
+                return Finding(firing=True, value=1.0, limit=1.0, said=text, since=int(after.index[0]),
+                               behind=tuple(int(k) for k in after.index[far]))
+        return Finding(firing=False, value=0.0, limit=1.0)
+
     def _mix(self, now: pd.DataFrame, before: pd.DataFrame, bound: float, fewest: int) -> Finding:
         words, usual = (part.loc[served(part) & (part[self.measure] != ""), self.measure] for part in (now, before))
         if usual.size < max(fewest, 100):
             return NOTHING
-        detector = drift.Mix(usual, limit=bound)
+        detector = drift.Mix({str(name): int(n) for name, n in usual.value_counts().items()}, limit=bound)
         found = drift.scan(detector, words)
         if found.began is None:
             return Finding(firing=False, value=found.log_evidence, limit=math.log(bound))
@@ -224,7 +262,7 @@ def _finding(firing: bool, value: float, limit: float, said: str, bad: pd.Series
 
 
 def _last(log: pd.DataFrame, now_s: float, seconds: float) -> pd.DataFrame:
-    return log[(log["time_s"] > now_s - seconds) & (log["time_s"] <= now_s)]
+    return between(log, now_s - seconds, now_s)
 
 
 def _parts(log: pd.DataFrame, now_s: float, window_s: float, reference_s: float) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -235,7 +273,8 @@ def _is_words(log: pd.DataFrame, measure: str) -> bool:
     return measure in log and not pd.api.types.is_numeric_dtype(log[measure])
 
 
-def _time(seconds: float) -> str:
+def lasting(seconds: float) -> str:
+    """A length of time in its largest unit."""
     for size, word in ((86_400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds / size:g} {word}"

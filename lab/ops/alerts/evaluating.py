@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import pandas as pd
@@ -15,6 +15,8 @@ from lab.ops.alerts.rules import Rule, Rules
 from lab.ops.requests_schema import checked
 
 State = Literal["raised", "open", "cleared"]
+FIRST = 50
+"""Requests behind an alert, from its beginning, that decide with which release it began."""
 MOST_REQUESTS = 200
 """Requests behind an alert that are named; `count` says how many there are."""
 
@@ -37,7 +39,7 @@ class Alert:
     began_s: float = math.nan
     """When it most likely began: the time of its first request."""
     release: str = ""
-    """The release that answered that request."""
+    """The release that answered most of the first requests behind it: the beginning is an estimate and may lie early."""
     requests: tuple[str, ...] = ()
     """Ids of requests behind it, the latest of them."""
     count: int = 0
@@ -48,6 +50,8 @@ class Evaluation:
     """`alerts` are all that stand or end now; give `open` to the next evaluation as `before`."""
 
     alerts: tuple[Alert, ...]
+    findings: Mapping[str, Finding] = field(default_factory=dict, compare=False)
+    """What each rule saw, by its name, whether it holds or not."""
 
     @property
     def open(self) -> tuple[Alert, ...]:
@@ -70,14 +74,28 @@ def evaluate(rules: Rules, log: pd.DataFrame, *, now_s: float, before: Sequence[
     rows = checked(log)
     streams = max(1, sum(isinstance(rule.condition, Drift) for rule in rules.rules))
     known, found = {alert.rule: alert for alert in before}, []
-    standing = {alert.rule for alert in before}
+    standing, findings = {alert.rule for alert in before}, {}
     for rule in rules.rules:
-        seen = rule.condition.look(rows, now_s, rule.fewest, streams)
+        findings[rule.name] = seen = rule.condition.look(rows, now_s, rule.fewest, streams)
         alert = _next(rule, seen, rows, now_s, known.get(rule.name), quiet=bool(standing & set(rule.unless)))
         if alert is not None:
             found.append(alert)
             (standing.discard if alert.state == "cleared" else standing.add)(rule.name)
-    return Evaluation(alerts=tuple(found))
+    return Evaluation(alerts=tuple(found), findings=findings)
+
+
+def replay(rules: Rules, log: pd.DataFrame, *, since_s: float, until_s: float, every_s: float = 300.0) -> list[Alert]:
+    """What would have been raised and cleared, had the rules been looked at every `every_s` seconds; in the order of time.
+
+    `raised_s` says when an alert was raised and `held_s` when it last held.
+    """
+    rows, standing, news = checked(log), tuple[Alert, ...](), list[Alert]()
+    looks = math.floor((until_s - since_s) / every_s)
+    for look in range(looks + 1):
+        seen = evaluate(rules, rows, now_s=since_s + look * every_s, before=standing)
+        standing = seen.open
+        news += seen.news
+    return news
 
 
 def _next(rule: Rule, seen: Finding, rows: pd.DataFrame, now_s: float, before: Alert | None, *, quiet: bool) -> Alert | None:
@@ -97,9 +115,15 @@ def _alert(rule: Rule, seen: Finding, rows: pd.DataFrame, now_s: float, before: 
     fresh = Alert(rule=rule.name, severity=rule.severity, actions=rule.actions, state="raised", said=f"{seen.said}.",
                   value=seen.value, limit=seen.limit, raised_s=now_s, held_s=now_s, requests=ids, count=len(seen.behind),
                   began_s=float(first["time_s"]) if first is not None else math.nan,
-                  release=str(first["release"]) if first is not None else "")
+                  release="" if first is None else _release(rows, seen))
     if before is None:
         return fresh
     # Where it began is decided when it is raised: later windows may have lost the beginning.
     return dataclasses.replace(fresh, state="open", raised_s=before.raised_s, held_s=max(now_s, before.held_s),
                                began_s=before.began_s, release=before.release)
+
+
+def _release(rows: pd.DataFrame, seen: Finding) -> str:
+    places = list(seen.behind[:FIRST]) or [place for place in (seen.since,) if place is not None]
+    first = rows.loc[places, "release"]
+    return str(first.astype(object).value_counts().index[0])

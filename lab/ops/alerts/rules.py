@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab.ops.alerts.conditions import Burn, Condition, Drift, Spike, Threshold
+from lab.ops.alerts.conditions import Burn, Condition, Detector, Drift, Spike, Threshold
 from lab.ops.requests_schema import NUMBERS, SCORE, TEXTS
 from lab.ops.slo import DAY_S, Slo
 from lab.safety import lines
@@ -17,6 +18,7 @@ from lab.safety.lines import Checked
 SHIPPED = Path(__file__).parent / "default.yaml"
 SEVERITIES = ("notice", "warning", "critical")
 ACTIONS = ("page", "log", "webhook")
+DETECTORS: tuple[Detector, ...] = ("level", "adwin", "page_hinkley")
 TAKES = ("mean", "share", "sum", "count", "p50", "p90", "p95", "p99")
 CLEAR_AFTER_S = 600.0
 FEWEST = 50
@@ -63,6 +65,11 @@ def load(path: str | Path = SHIPPED) -> Rules:
     return parse(text, file.name, sha256)
 
 
+def in_force() -> Rules:
+    """The file that the environment variable `LAB_ALERT_RULES` names, else the shipped one."""
+    return load(os.environ.get("LAB_ALERT_RULES") or SHIPPED)
+
+
 _TOP = {"alerts": str, "version": int, "description": str, "webhook_env": str, "objectives": dict, "rules": list}
 _SLO = {"objective": float, "period_days": float, "measure": str, "at_most": float}
 _CONDITIONS: dict[str, dict[str, type]] = {
@@ -70,7 +77,7 @@ _CONDITIONS: dict[str, dict[str, type]] = {
     "threshold": {"measure": str, "take": str, "above": float, "below": float, "window_s": float},
     "spike": {"measure": str, "take": str, "times": float, "window_s": float, "reference_s": float},
     "drift": {"measure": str, "direction": str, "window_s": float, "reference_s": float, "false_alarms": float,
-              "requests": float},
+              "requests": float, "detector": str},
 }
 _RULE = {"name": str, "severity": str, "actions": list, "unless": list, "clear_after_s": float, "fewest": int,
          **dict.fromkeys(_CONDITIONS, dict)}
@@ -136,7 +143,7 @@ class _Reading:
 
     def condition(self, kind: str, value: Any, path: lines.Path, objectives: Mapping[str, Slo]) -> Condition:
         known = _CONDITIONS[kind]
-        optional = {"above", "below", "direction", "false_alarms", "requests"}
+        optional = {"above", "below", "direction", "false_alarms", "requests", "detector"}
         entry = self.seen.mapping(value, path, known, needed=tuple(key for key in known if key not in optional))
         if kind == "burn":
             return self.burn(entry, path, objectives)
@@ -156,8 +163,16 @@ class _Reading:
             raise self.seen.error((*path, "direction"), f"the direction is down, up or both, not '{entry['direction']}'")
         if not 0 < entry.get("false_alarms", 0.01) < 1:
             raise self.seen.error((*path, "false_alarms"), "false alarms are a share between 0 and 1 of all periods")
-        return Drift(measure=entry["measure"], direction=entry.get("direction", "both"), window_s=window, reference_s=reference,
-                     false_alarms=float(entry.get("false_alarms", 0.01)),
+        if (detector := entry.get("detector", "level")) not in DETECTORS:
+            raise self.seen.error((*path, "detector"), f"there is no detector '{detector}'; choose from {', '.join(DETECTORS)}")
+        if detector != "level" and (given := [key for key in ("false_alarms", "requests") if key in entry]):
+            raise self.seen.error((*path, given[0]), f"'{detector}' keeps no promise about false alarms; leave "
+                                                     f"'{given[0]}' out, or take the detector level")
+        if detector != "level" and entry["measure"] in TEXTS:
+            raise self.seen.error((*path, "detector"), f"'{detector}' follows a mean and '{entry['measure']}' is words; take the "
+                                                       "detector level")
+        return Drift(detector=detector, measure=entry["measure"], direction=entry.get("direction", "both"), window_s=window,
+                     reference_s=reference, false_alarms=float(entry.get("false_alarms", 0.01)),
                      requests=self.positive(entry, "requests", path, 10_000.0))
 
     def burn(self, entry: Mapping[str, Any], path: lines.Path, objectives: Mapping[str, Slo]) -> Burn:

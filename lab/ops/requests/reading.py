@@ -32,7 +32,7 @@ def frame(
     wanted = list(dict.fromkeys(["id", "time_s", *columns]))
     try:
         # SQLite first: a row that is sealed meanwhile is then found twice, which can be told, and never not at all.
-        hot = _hot(place, wanted, since_s)
+        hot = hot_rows(place, wanted, since_s)
         cold, last = _cold(place, wanted, since_s, until_s)
     except (sqlite3.Error, OSError, ValueError) as error:
         raise LabError(f"The request log in {place} cannot be read ({error}); move the broken file away.") from error
@@ -53,7 +53,8 @@ def texts(place: Path | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["time_s", "request_id", "prompt", "answer"])
 
 
-def _hot(place: Path, wanted: Sequence[str], since_s: float) -> list[tuple[Any, ...]]:
+def hot_rows(place: Path, wanted: Sequence[str], since_s: float) -> list[tuple[Any, ...]]:
+    """These columns of the rows from `since_s` on that are still in SQLite, in the order in which they ended."""
     return _rows(place, f"SELECT {', '.join(wanted)} FROM requests WHERE time_s >= ? ORDER BY id", (max(since_s, -1e300),))
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab.errors import LabError
+from lab.ops.requests import scores
 from lab.ops.requests.hot import Hot
 from lab.ops.requests.record import COLUMNS, KINDS
 
@@ -155,6 +156,7 @@ def _outlived(hot: Hot, place: Path, keep: Keep, now_s: float) -> None:
     if hot.connection.execute("SELECT 1 FROM requests WHERE time_s < ? LIMIT 1", (old,)).fetchone():
         with hot.transaction() as connection:
             connection.execute("DELETE FROM requests WHERE time_s < ?", (old,))
+    scores.forget(place, old)
     texts = hot.connection.execute("SELECT count(*), min(time_s), max(id) FROM texts").fetchone()
     if texts[0] and (texts[0] > keep.most_texts or texts[1] < old_text):
         with hot.transaction() as connection:

@@ -13,7 +13,7 @@ from lab.stats.drift.distribution import Distance, Kind, Vectors, two_samples
 from lab.stats.drift.level import CHANGES, Direction, Level, limit
 from lab.stats.drift.mix import Mix
 from lab.stats.drift.reference import Reference
-from lab.stats.drift.scanning import Scanned, scan
+from lab.stats.drift.scanning import Scanned, path, scan
 
 __all__ = ["CHANGES", "Adwin", "Direction", "Distance", "Kind", "Level", "Mix", "PageHinkley", "Reference", "Scanned", "Vectors",
-           "limit", "scan", "two_samples"]
+           "limit", "path", "scan", "two_samples"]

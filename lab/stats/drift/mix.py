@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from lab.errors import LabError
 from lab.stats.drift.level import Level
@@ -19,11 +19,14 @@ CHANGES = (0.2, 0.5, 1.0)
 class Mix:
     """A detector of one stream of categories: the average of a two-sided `Level` for each, which keeps their bound.
 
-    Categories with less than 2% of the reference are one, together with those that are new.
+    Categories with less than 2% of the reference are one, together with those that are new. The reference is a sequence of
+    categories, or how many there are of each.
     """
 
-    def __init__(self, reference: Iterable[str | None], *, limit: float = 1e6, changes: Sequence[float] = CHANGES) -> None:
-        counts = Counter(str(one) for one in reference if _known(one))
+    def __init__(self, reference: Iterable[str | None] | Mapping[str, int], *, limit: float = 1e6,
+                 changes: Sequence[float] = CHANGES) -> None:
+        counts = Counter({name: int(n) for name, n in reference.items() if n > 0 and _known(name)}) if isinstance(
+            reference, Mapping) else Counter(str(one) for one in reference if _known(one))
         total = sum(counts.values())
         if total < FEWEST:
             raise LabError(f"A reference of {total} categories says too little; take at least {FEWEST}.")

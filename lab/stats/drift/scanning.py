@@ -44,6 +44,14 @@ def scan(detector: Level | Mix, values: ArrayLike | Sequence[str]) -> Scanned:
     return _found(sums, capital, detector.bets, kept, detector.limit)[0]
 
 
+def path(detector: Level, values: ArrayLike) -> Floats:
+    """The evidence after each of `values` (NaN left out) as a share of an alarm's, on the scale of logarithms; never below 0."""
+    raw = np.asarray(values, dtype=np.float64).ravel()
+    sums, _ = _logs(detector.bets, detector.reference.scaled_all(raw[~np.isnan(raw)]))
+    evidence = np.logaddexp.reduce(sums, axis=0) - math.log(len(detector.bets))
+    return np.asarray(np.clip(evidence / math.log(detector.limit), 0, None))
+
+
 def _mix(detector: Mix, categories: Sequence[str]) -> Scanned:
     import dataclasses
 
