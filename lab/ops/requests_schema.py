@@ -61,7 +61,7 @@ class LogRecord:
     topic: str = ""
     """Of the question, by whatever sorts them."""
     arm: str = ""
-    """A or B during a comparison, else ""."""
+    """A or B during a comparison, shadow for a candidate's answer that no user saw, else ""."""
     scores: Mapping[str, float] = field(default_factory=dict)
     """Scores known already, by name without the prefix."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import sys
 import time
@@ -22,7 +23,7 @@ from lab.errors import LabError
 from lab.ops import cost
 from lab.ops.gateway import admission, openapi, status
 from lab.ops.gateway.admission import Receive, Scope
-from lab.ops.gateway.exchange import Asker, Ended, Exchange
+from lab.ops.gateway.exchange import Asker, Ended, Exchange, Origin
 from lab.ops.gateway.keys import Key, Keys, user_id
 from lab.ops.gateway.keys import load as load_keys
 from lab.ops.gateway.ledger import Ledger
@@ -30,6 +31,7 @@ from lab.ops.gateway.loaded import Loaded
 from lab.ops.gateway.metrics import Metrics
 from lab.ops.gateway.serving import Guarded, Serving, refuse_role
 from lab.ops.gateway.settings import GatewaySettings
+from lab.ops.gateway.shadows import Shadows
 from lab.ops.gateway.traces import Traces
 from lab.ops.requests import RequestLog
 from lab.ops.requests_schema import LogRecord
@@ -63,6 +65,7 @@ class App:
         self.open: dict[Ticket, Exchange] = {}
         self.draining = False
         self._admitted = 0
+        self.shadows = Shadows(self)
         self._of_key: Counter[str] = Counter()
         self._started, self._tasks = int(time.time()), set[asyncio.Task[None]]()
         self._document = json.dumps(openapi.document()).encode()
@@ -90,8 +93,8 @@ class App:
 
     def start(self) -> None:
         """Begin to follow the alias and to watch over open requests."""
-        self._spawn(self.loaded.follow())
-        self._spawn(self._watch())
+        self.spawn(self.loaded.follow())
+        self.spawn(self._watch())
 
     def stop(self) -> None:
         for task in self._tasks:
@@ -116,7 +119,7 @@ class App:
         key: Key | None = scope.get("key")
         record = LogRecord(
             time_s=scope["wall"], request_id=scope["id"], release=scope.get("release", ""), key_hash=key.id if key else "",
-            user_hash=scope.get("user_hash", ""), status=refusal.status, error_kind=refusal.code or refusal.kind,
+            user_hash=scope.get("user_hash", ""), arm=scope.get("arm", ""), status=refusal.status, error_kind=refusal.code or refusal.kind,
             e2e_s=time.perf_counter() - scope["received"])
         if scope["path"].startswith("/v1/chat"):
             self.log.add(record)
@@ -131,6 +134,7 @@ class App:
         self._refuse_when_full(key)
         self._admitted += 1
         self._of_key[key.id] += 1
+        self.shadows.make_room(self._admitted)
         try:
             exchange = await self._prepared(scope, receive, send)
             await self._answered(exchange, receive)
@@ -147,12 +151,14 @@ class App:
         scope["user_hash"] = user_hash = user_id(self._secret, f"{key.id} {user}" if user else "")
         keep_text = admission.read_store(given) and settings.texts == "guarded"
         turns = admission.read_turns(given, settings.messages)
+        who = user_hash or (key.id if key.sha256 else "")
         while True:
-            serving = self.loaded.now() or await self.loaded.current()
-            scope["release"] = serving.name
+            first = self.loaded.now() or await self.loaded.current()
+            serving, arm = self._arm(first, who, key.role)
+            scope["release"], scope["arm"] = serving.name, arm
             refuse_role(serving, key.role)
             named = dict(given)
-            admission.refuse_model(named, (settings.alias, serving.model))
+            admission.refuse_model(named, (settings.alias, first.model, serving.model))
 
             def prepare(serving: Serving = serving, named: dict[str, Any] = named) -> tuple[Guarded, Asked]:
                 guarded = serving.guarded(turns, key.role, user_hash)
@@ -168,7 +174,7 @@ class App:
             finally:
                 serving.open -= 1
             # While the guards looked the alias may have moved: what begins now is answered by where it points now.
-            if not beside or self.loaded.now() is serving:
+            if not beside or ((now := self.loaded.now()) is not None and self._arm(now, who, key.role)[0] is serving):
                 break
         reserved = 0
         if not guarded.blocked:
@@ -177,11 +183,25 @@ class App:
         task = asyncio.current_task()
         assert task is not None
         asker = Asker(id=scope["id"], key=key, user_hash=user_hash, received_s=scope["received"], time_s=scope["wall"],
-                      keep_text=keep_text)
+                      keep_text=keep_text, arm=arm)
         scope["answering"] = True
         return Exchange(
             asker=asker, serving=serving, guarded=guarded, asked=asked, send=send, prices=self.prices, end=self._ended,
-            stop=self._stopped, beside=self._spawn, reserved_tokens=reserved, running=lambda: len(self.open), give_up=task.cancel)
+            stop=self.stopped, beside=self.spawn, reserved_tokens=reserved, running=lambda: len(self.open), give_up=task.cancel,
+            origin=Origin(turns=turns, given=named))
+
+    def _arm(self, production: Serving, who: str, role: str) -> tuple[Serving, str]:
+        """Who answers, and the arm of the comparison this request belongs to ("": to none).
+
+        The arm goes by the user, else by the key; who is neither is answered by production and not counted.
+        """
+        rollout = self.loaded.rollout()
+        if rollout is None or rollout.stage != "canary" or not who or production.number != rollout.production:
+            return production, ""
+        candidate = self.loaded.candidate()
+        if candidate is None or role not in candidate.chain.policy.roles:
+            return production, ""
+        return (candidate, "B") if rollout.arm(who) == "B" else (production, "A")
 
     async def _answered(self, exchange: Exchange, receive: Receive) -> None:
         """Have it answered. The answer is written as its tokens come, outside of this task, which waits for the client to go."""
@@ -214,6 +234,11 @@ class App:
                           status=429, kind="rate_limit_error", code="requests_at_once", headers=[(b"retry-after", b"1")])
 
     @property
+    def admitted(self) -> int:
+        """Requests of users that are inside now."""
+        return self._admitted
+
+    @property
     def busy(self) -> bool:
         """Whether any request is being answered."""
         return self._admitted > 0
@@ -231,10 +256,12 @@ class App:
             if exchange is not None:
                 exchange.take(news)
 
-    def _stopped(self, exchange: Exchange) -> None:
+    def stopped(self, exchange: Exchange) -> None:
         exchange.serving.backend.cancel(exchange.ticket)
 
     def _ended(self, exchange: Exchange, ended: Ended) -> None:
+        if self.shadows.copied(exchange, ended):
+            ended = dataclasses.replace(ended, record=dataclasses.replace(ended.record, arm="A"))
         record = ended.record
         known = (record.prompt_tokens if record.prompt_tokens == record.prompt_tokens else 0) + record.output_tokens
         self.ledger.settle(exchange.asker.key, int(ended.reserved_tokens - known), record.cost_usd)
@@ -253,7 +280,7 @@ class App:
 
     # Beside the requests
 
-    def _spawn(self, work: Any) -> asyncio.Task[None]:
+    def spawn(self, work: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -268,7 +295,7 @@ class App:
             now = time.perf_counter()
             for exchange in list(self.open.values()):
                 if sentence := self._overdue(exchange, now):
-                    self._stopped(exchange)
+                    self.stopped(exchange)
                     exchange.fail(504, "timeout", sentence)
             if rounds % 4 == 0:
                 self._read_keys()

@@ -5,9 +5,10 @@
     requests.frame(since_s=time.time() - 3600) # rows of the last hour
 """
 
-from lab.ops.requests.reading import frame, texts
+from lab.ops.requests.reading import frame, position, texts
 from lab.ops.requests.record import COLUMNS
+from lab.ops.requests.scores import Scored
 from lab.ops.requests.sealing import Keep
 from lab.ops.requests.writer import RequestLog, folder
 
-__all__ = ["COLUMNS", "Keep", "RequestLog", "folder", "frame", "texts"]
+__all__ = ["COLUMNS", "Keep", "RequestLog", "Scored", "folder", "frame", "position", "texts"]
