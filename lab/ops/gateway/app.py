@@ -49,7 +49,9 @@ class App:
 
     def __init__(
         self, settings: GatewaySettings, *, place: Path, secret: bytes, metrics: Path, loaded: Loaded | None = None,
+        hung: Callable[[], object] = lambda: None,
     ) -> None:
+        """`hung` is called once when the engine of the release in force hangs: nobody but a new process can mend that."""
         self.settings, self._secret = settings, secret
         self._event_loop = asyncio.get_running_loop()
         self.loaded = loaded or Loaded(settings, self._deliver)
@@ -64,6 +66,9 @@ class App:
             raise LabError(self.keys_trouble)
         self.open: dict[Ticket, Exchange] = {}
         self.draining = False
+        self.hanging = ""
+        """That the engine hangs, in a sentence; nothing is answered any more then."""
+        self._hung = hung
         self._admitted = 0
         self.shadows = Shadows(self)
         self._of_key: Counter[str] = Counter()
@@ -119,7 +124,8 @@ class App:
         key: Key | None = scope.get("key")
         record = LogRecord(
             time_s=scope["wall"], request_id=scope["id"], release=scope.get("release", ""), key_hash=key.id if key else "",
-            user_hash=scope.get("user_hash", ""), arm=scope.get("arm", ""), status=refusal.status, error_kind=refusal.code or refusal.kind,
+            user_hash=scope.get("user_hash", ""), arm=scope.get("arm", ""),
+            status=refusal.status, error_kind=refusal.code or refusal.kind,
             e2e_s=time.perf_counter() - scope["received"])
         if scope["path"].startswith("/v1/chat"):
             self.log.add(record)
@@ -223,6 +229,9 @@ class App:
         if self.draining:
             raise Refusal("The gateway is stopping; ask another one.", status=503, kind="server_error", code="draining",
                           headers=[admission.CLOSE, (b"retry-after", b"1")])
+        if self.hanging:
+            raise Refusal(f"{self.hanging} Ask again in some seconds.", status=503, kind="server_error", code="engine_hangs",
+                          headers=[admission.CLOSE, (b"retry-after", b"5")])
         if self.log.trouble:
             raise Refusal(f"{self.log.trouble}; nothing is answered until it can.", status=503, kind="server_error", code="log",
                           headers=[(b"retry-after", b"5")])
@@ -297,6 +306,7 @@ class App:
                 if sentence := self._overdue(exchange, now):
                     self.stopped(exchange)
                     exchange.fail(504, "timeout", sentence)
+            self._look_at_engine()
             if rounds % 4 == 0:
                 self._read_keys()
                 self.metrics.leave(self.gauges())
@@ -309,6 +319,19 @@ class App:
             return f"The answer was not complete within {limits.whole_s:g} s."
         most = limits.first_s if exchange.waits_for_first else limits.stall_s
         return f"The engine said nothing for {most:g} s." if now - exchange.heard_s > most else ""
+
+    def _look_at_engine(self) -> None:
+        """Give up an engine whose step takes longer than any answer may wait for a token."""
+        serving = None
+        with contextlib.suppress(Refusal):
+            serving = self.loaded.now()
+        most = max(self.settings.first_s, self.settings.stall_s)
+        if serving is None or self.hanging or serving.backend.step_s <= most:
+            return
+        self.hanging = f"The engine has hung for more than {most:g} s."
+        for exchange in list(self.open.values()):
+            exchange.fail(504, "engine_hangs", self.hanging)
+        self._hung()
 
     def _read_keys(self) -> None:
         """Read the key file when it has changed; a broken one leaves the keys as they were."""

@@ -16,8 +16,7 @@ from lab.engines.http.asked import Refusal
 from lab.errors import LabError
 from lab.ops.gateway.exchange import Asker, Ended, Exchange, Origin
 from lab.ops.gateway.serving import Guarded, Serving
-from lab.ops.requests_schema import LogRecord
-from lab.ops.rollouts import SHADOW
+from lab.ops.requests_schema import SHADOW, LogRecord
 from lab.ops.rollouts.evidence import SUFFIX
 
 if TYPE_CHECKING:
@@ -67,10 +66,10 @@ class Shadows:
             guarded, asked = await asyncio.to_thread(_prepared, asker, origin, candidate)
         except Exception as error:  # a candidate that cannot even be asked has failed, and says why in the log
             candidate.open -= 1
-            code = (error.code or error.kind) if isinstance(error, Refusal) else "guard" if isinstance(error, LabError) else "gateway"
+            code = (error.code or error.kind) if isinstance(error, Refusal) else "gateway"
             app.log.add(LogRecord(
-                time_s=asker.time_s, request_id=asker.id, release=candidate.name, key_hash=asker.key.id, user_hash=asker.user_hash,
-                model=candidate.model, status=500, error_kind=code, arm=SHADOW))
+                time_s=asker.time_s, request_id=asker.id, release=candidate.name, key_hash=asker.key.id, arm=SHADOW, status=500,
+                user_hash=asker.user_hash, model=candidate.model, error_kind="guard" if isinstance(error, LabError) else code))
             return
         finally:
             self._preparing -= 1

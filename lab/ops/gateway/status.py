@@ -29,7 +29,7 @@ def metrics(app: App) -> str:
 
 def health(app: App) -> dict[str, Any]:
     """Status, release and every trouble in a sentence."""
-    troubles = [one for one in (app.log.trouble, app.keys_trouble) if one]
+    troubles = [one for one in (app.hanging, app.log.trouble, app.keys_trouble) if one]
     serving: Serving | None = None
     try:
         serving = app.loaded.now()
@@ -47,7 +47,7 @@ def health(app: App) -> dict[str, Any]:
     if store:
         last = f"the last known release ({serving.name}) goes on being served" if serving else "no release is known"
         troubles.append(f"The store does not answer ({store[:200].rstrip('.')}); {last}.")
-    ready = serving is not None and not app.draining and not app.log.trouble
+    ready = serving is not None and not app.draining and not app.log.trouble and not app.hanging
     status = "stopping" if app.draining else "ok" if ready and not troubles else "degraded" if ready else "unavailable"
     return {"status": status, "ready": ready, "release": serving.number if serving else None,
             "fingerprint": serving.fingerprint if serving else None, "alias": app.settings.alias,

@@ -65,8 +65,8 @@ def read(place: Path, since_s: float = -math.inf) -> list[Scored]:
         return []
     connection = sqlite3.connect(f"{(place / FILE).resolve().as_uri()}?mode=ro", uri=True, timeout=30)
     try:
-        rows = connection.execute("SELECT request_id, time_s, name, value, scored_by, scored_s, why FROM scores WHERE time_s >= ? "
-                                  "ORDER BY id", (max(since_s, -1e300),)).fetchall()
+        rows = connection.execute("SELECT request_id, time_s, name, value, scored_by, scored_s, why FROM scores "
+                                  "WHERE time_s >= ? ORDER BY id", (max(since_s, -1e300),)).fetchall()
     except sqlite3.Error as error:
         raise LabError(f"The scores in {place / FILE} cannot be read ({error}); move the broken file away.") from error
     finally:

@@ -9,8 +9,8 @@ from lab.ops.rollouts.evidence import Evidence
 from lab.ops.rollouts.journal import Begun, all_, current, decided, start, stop
 from lab.ops.rollouts.live import Live
 from lab.ops.rollouts.planning import Plan, planned
-from lab.ops.rollouts.record import MARGINS, SHADOW, Rollout
-from lab.ops.rollouts.watching import watch
+from lab.ops.rollouts.record import MARGINS, Rollout
+from lab.ops.rollouts.watching import Watched, watch, watched_already
 
-__all__ = ["MARGINS", "SHADOW", "Begun", "Evidence", "Live", "Plan", "Rollout", "all_", "current", "decided", "planned", "start",
-           "stop", "watch"]
+__all__ = ["MARGINS", "Begun", "Evidence", "Live", "Plan", "Rollout", "Watched", "all_", "current", "decided", "planned",
+           "start", "stop", "watch", "watched_already"]

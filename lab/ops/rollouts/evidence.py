@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 from lab.ops import requests
 from lab.ops.requests import scores
-from lab.ops.requests_schema import checked, failed, served
-from lab.ops.rollouts.record import SHADOW, Rollout
+from lab.ops.requests_schema import SHADOW, checked, failed, served
+from lab.ops.rollouts.record import Rollout
 from lab.stats.sequential import Arm, Comparison, Look
 
 if TYPE_CHECKING:
     import pandas as pd
 
-NEEDED = ("id", "request_id", "time_s", "release", "arm", "user_hash", "key_hash", "status", "error_kind", "finish_reason", "e2e_s",
-          "cost_usd")
+NEEDED = ("id", "request_id", "time_s", "release", "arm", "user_hash", "key_hash", "status", "error_kind", "finish_reason",
+          "e2e_s", "cost_usd")
 SUFFIX = "-shadow"
 """What the id of a shadow's row ends with."""
 EARLIER_S = 86_400.0

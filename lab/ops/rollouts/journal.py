@@ -102,7 +102,8 @@ def stop(*, by: str, why: str) -> Begun:
 
 def _append(value: object, says: str) -> None:
     text = json.dumps(value)
-    registry.append(NAME, {"lab.rollout": text}, source=f"lab-rollout:/{hashlib.sha256(text.encode()).hexdigest()}", about=ABOUT, says=says)
+    registry.append(NAME, {"lab.rollout": text}, source=f"lab-rollout:/{hashlib.sha256(text.encode()).hexdigest()}", about=ABOUT,
+                    says=says)
 
 
 def follow() -> str:

@@ -50,8 +50,8 @@ class Plan:
         if self.same is None or self.worse is None:
             return f"{what}: not known before there are values in the log."
         on = f"spread of {self.known:,} logged values" if self.known else "spread assumed, nothing is logged"
-        return (f"{what}: no different, shipped after {_count(self.same.median)} (80%: {_count(self.same.eighty)}); worse by twice "
-                f"the margin, stopped after {_count(self.worse.median)} (80%: {_count(self.worse.eighty)}); {on}.")
+        return (f"{what}: no different, shipped after {_count(self.same.median)} (80%: {_count(self.same.eighty)}); worse by "
+                f"twice the margin, stopped after {_count(self.worse.median)} (80%: {_count(self.worse.eighty)}); {on}.")
 
 
 def planned(rollout: Rollout, *, place: Path | None = None, runs: int = 400) -> list[Plan]:

@@ -95,7 +95,8 @@ def look(evidence: Evidence) -> Watched | None:
 
 
 def _watched(evidence: Evidence, seen: Look, did: str = "", took_s: float = 0.0) -> Watched:
-    return Watched(rollout=evidence.rollout, look=seen, requests=evidence.requests, scored=evidence.scored, did=did, took_s=took_s)
+    return Watched(rollout=evidence.rollout, look=seen, requests=evidence.requests, scored=evidence.scored, did=did,
+                   took_s=took_s)
 
 
 def _stopped(evidence: Evidence, seen: Look, promoted: bool) -> Watched:
@@ -110,6 +111,15 @@ def _stopped(evidence: Evidence, seen: Look, promoted: bool) -> Watched:
     did = f"release {one.candidate} was {'rolled back' if promoted else 'withdrawn'}"
     journal.decided(one, seen.decision, seen.why, ended=f"{did}, because it does harm")
     return _watched(evidence, seen, did, took)
+
+
+def watched_already() -> bool:
+    """Whether some process watches for this store now."""
+    try:
+        with _alone():
+            return False
+    except LabError:
+        return True
 
 
 @contextlib.contextmanager
