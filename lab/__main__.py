@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lab import __version__, experiments, judging, releasing, reporting, rolling, summary_file
+from lab import __version__, experiments, judging, releasing, reporting, rolling, summary_file, telling
 from lab.errors import LabError
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ data_app = typer.Typer(no_args_is_help=True, help="Question sets: what there is,
 app.add_typer(data_app, name="data", no_args_is_help=True)
 app.add_typer(releasing.app, name="release", no_args_is_help=True)
 app.add_typer(rolling.app, name="rollout", no_args_is_help=True)
+app.add_typer(telling.app, name="story", no_args_is_help=True)
 app.command("judge")(judging.judge)
 app.command("report")(reporting.report)
 out = Console(highlight=False)

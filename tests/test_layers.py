@@ -16,7 +16,7 @@ FLOORS = (
     ("metrics", "safety", "retrieval"),
     ("experiments",),
     ("ops",),
-    ("plots", "running", "notebook", "summary_file", "wording", "report", "reporting", "releasing", "judging", "pages", "bench", "__main__", "app", "rolling"),
+    ("plots", "running", "notebook", "summary_file", "wording", "report", "reporting", "releasing", "judging", "pages", "bench", "__main__", "app", "rolling", "telling", "story"),
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 HOMES = {

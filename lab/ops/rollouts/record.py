@@ -17,8 +17,8 @@ STAGES: tuple[Stage, ...] = ("canary", "shadow")
 MARGINS: Mapping[str, float] = {"quality": 0.03, "failed": 0.02, "e2e_s": 0.25, "cost_usd": 0.25}
 """How much worse a candidate may be: points of the score and of failures, shares of time and cost. 0: not looked at."""
 TUNED = 0.1
-"""The change of shares and scores that the evidence is tuned to: what is plainly bad is then stopped after tens of requests, where
-tuned to a margin of 2 points even a candidate that always fails takes 130 (medians of 15 simulated streams, looked at every ten)."""
+"""The change of shares and scores that the evidence is tuned to. What is plainly bad is then stopped after tens of requests;
+tuned to a margin of 2 points, even one that always fails took 130 (15 simulated streams, looked at every ten requests)."""
 MOST_S, MOST_USD = 120.0, 10.0
 """A failed request counts as having taken this long; no request counts as having cost more."""
 
@@ -67,7 +67,9 @@ class Rollout:
     def metrics(self) -> list[Metric]:
         """What is compared, each with its margin."""
         size = {**MARGINS, **self.margins}
-        found = [Metric(name=self.score, margin=size["quality"], effect=max(TUNED, size["quality"]))] if self.score and size["quality"] else []
+        found = []
+        if self.score and size["quality"]:
+            found.append(Metric(name=self.score, margin=size["quality"], effect=max(TUNED, size["quality"])))
         if size["failed"]:
             found.append(Metric(name="failed", better="lower", margin=size["failed"],
                                 effect=max(TUNED, size["failed"])))
