@@ -152,16 +152,24 @@ class Processes:
         assert said is not None
         self.port = int(said[1])
 
+    def close(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
     @property
     def workers(self) -> list[int]:
-        listed = subprocess.run(["ps", "--ppid", str(self.process.pid), "-o", "pid="], capture_output=True, text=True).stdout
-        return [int(pid) for pid in listed.split()]
+        listed = subprocess.run(["ps", "--ppid", str(self.process.pid), "-o", "pid=,stat="], capture_output=True, text=True).stdout
+        return [int(pid) for pid, state in map(str.split, listed.splitlines()) if not state.startswith("Z")]
 
 
 class Load:
     """Clients that ask one request after the other until they are stopped; what each got, and when it was sent."""
 
-    def __init__(self, port: int, clients: int = 6, **more: Any) -> None:
+    def __init__(self, port: int, clients: int = 6) -> None:
         self.got: list[tuple[float, Reply | None]] = []
         self._port, self._stop = port, threading.Event()
         self._threads = [threading.Thread(target=self._run, args=(i,)) for i in range(clients)]

@@ -25,19 +25,18 @@ from lab.ops.gateway import admission, openapi, status
 from lab.ops.gateway.admission import Receive, Scope
 from lab.ops.gateway.exchange import Asker, Ended, Exchange, Origin
 from lab.ops.gateway.keys import Key, Keys, user_id
-from lab.ops.gateway.keys import load as load_keys
 from lab.ops.gateway.ledger import Ledger
 from lab.ops.gateway.loaded import Loaded
 from lab.ops.gateway.metrics import Metrics
 from lab.ops.gateway.serving import Guarded, Serving, refuse_role
 from lab.ops.gateway.settings import GatewaySettings
 from lab.ops.gateway.shadows import Shadows
+from lab.ops.gateway.sweep import Sweep
 from lab.ops.gateway.traces import Traces
 from lab.ops.requests import RequestLog
 from lab.ops.requests_schema import LogRecord
 
 Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
-SWEEP_S = 0.25
 LONG_BODY_BYTES = 20_000
 """A longer body is read beside the event loop, whose streams would stall over its tokens."""
 OPEN_PATHS = ("/health", "/ready", "/openapi.json")
@@ -59,16 +58,12 @@ class App:
         self.ledger, self.metrics = Ledger(place), Metrics(metrics)
         self.prices = cost.load(settings.prices) if settings.prices else cost.load()
         self.traces = Traces(settings.traces_per_s)
-        self.keys, self._keys_read = Keys(), (0, 0)
-        self.keys_trouble = ""
-        self._read_keys()
-        if self.keys_trouble:
-            raise LabError(self.keys_trouble)
+        self.keys, self.keys_trouble = Keys(), ""
+        self._sweep = Sweep(self, hung)
         self.open: dict[Ticket, Exchange] = {}
         self.draining = False
         self.hanging = ""
         """That the engine hangs, in a sentence; nothing is answered any more then."""
-        self._hung = hung
         self._admitted = 0
         self.shadows = Shadows(self)
         self._of_key: Counter[str] = Counter()
@@ -99,7 +94,7 @@ class App:
     def start(self) -> None:
         """Begin to follow the alias and to watch over open requests."""
         self.spawn(self.loaded.follow())
-        self.spawn(self._watch())
+        self.spawn(self._sweep.run())
 
     def stop(self) -> None:
         for task in self._tasks:
@@ -294,60 +289,6 @@ class App:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-    async def _watch(self) -> None:
-        """End what takes too long, read a changed key file, leave the totals for the other processes."""
-        rounds = 0
-        while True:
-            await asyncio.sleep(SWEEP_S)
-            rounds += 1
-            now = time.perf_counter()
-            for exchange in list(self.open.values()):
-                if sentence := self._overdue(exchange, now):
-                    self.stopped(exchange)
-                    exchange.fail(504, "timeout", sentence)
-            self._look_at_engine()
-            if rounds % 4 == 0:
-                self._read_keys()
-                self.metrics.leave(self.gauges())
-
-    def _overdue(self, exchange: Exchange, now: float) -> str:
-        if exchange.over:
-            return ""
-        limits = self.settings
-        if now - exchange.asker.received_s > limits.whole_s:
-            return f"The answer was not complete within {limits.whole_s:g} s."
-        most = limits.first_s if exchange.waits_for_first else limits.stall_s
-        return f"The engine said nothing for {most:g} s." if now - exchange.heard_s > most else ""
-
-    def _look_at_engine(self) -> None:
-        """Give up an engine whose step takes longer than any answer may wait for a token."""
-        serving = None
-        with contextlib.suppress(Refusal):
-            serving = self.loaded.now()
-        most = max(self.settings.first_s, self.settings.stall_s)
-        if serving is None or self.hanging or serving.backend.step_s <= most:
-            return
-        self.hanging = f"The engine has hung for more than {most:g} s."
-        for exchange in list(self.open.values()):
-            exchange.fail(504, "engine_hangs", self.hanging)
-        self._hung()
-
-    def _read_keys(self) -> None:
-        """Read the key file when it has changed; a broken one leaves the keys as they were."""
-        file = self.settings.keys
-        if file is None:
-            return
-        try:
-            stat = file.stat()
-            if (stat.st_mtime_ns, stat.st_size) == self._keys_read:
-                return
-            self.keys = load_keys(file)
-            self._keys_read, self.keys_trouble = (stat.st_mtime_ns, stat.st_size), ""
-        except OSError as error:
-            self.keys_trouble = f"The keys in {file.name} cannot be read ({error.strerror}); those read before go on being good."
-        except LabError as error:
-            self.keys_trouble = str(error)
 
     def gauges(self) -> dict[str, float]:
         return {"requests_open": float(self._admitted)}
