@@ -1,4 +1,4 @@
-"""What a gateway process looks after beside its requests: answers that take too long, an engine that hangs, a changed key file."""
+"""What a gateway process looks after beside its requests: answers that take too long, an engine that hangs, a changed key."""
 
 from __future__ import annotations
 
