@@ -70,6 +70,7 @@ def test_killing_processes_again_and_again_under_load_loses_and_doubles_nothing(
         gateways.close()
 
 
+@pytest.mark.slow
 def test_a_process_that_stands_still_is_killed_and_replaced(store: Path) -> None:
     gateways = Processes(store, "--silent-s", "2")
     try:
@@ -114,7 +115,7 @@ def test_an_engine_that_hangs_gives_504_then_503_and_the_process_says_that_it_mu
     with Here(first_s=0.4, stall_s=0.4) as here:
         serving = here.app.loaded.now()
         assert serving is not None
-        serving.backend.served.core._pace_s = 8.0  # the engine's thread sleeps in its next step
+        serving.backend.served.core._pace_s = 3.0  # the engine's thread sleeps in its next step
         first = ask(here.port, chat())
         assert first.status == 504 and first.json["error"]["code"] in ("timeout", "engine_hangs")
         until(lambda: here.app.hanging)
@@ -254,7 +255,7 @@ def documented(store: Path) -> Iterator[tuple[Here, dict[str, Any]]]:
         yield here, json.loads(ask(here.port, b"", "/openapi.json", "GET").raw)
 
 
-@pytest.mark.parametrize("count", [200, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [100, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_requests_generated_from_its_document_are_answered_as_the_document_says(
     documented: tuple[Here, dict[str, Any]], count: int
 ) -> None:

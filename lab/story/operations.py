@@ -26,7 +26,7 @@ from lab.records import Question
 from lab.story.traffic import SCORER, Traffic
 
 GOOD = "Answer in a few words."
-WORSE = "You are a poet. Never name the answer; speak of the sea."
+WORSE = "Be careful: never state a fact. Say only: Please ask an expert."
 SET, TOKENS = "facts", 12
 MARGINS = {"quality": 0.05, "failed": 0.02, "e2e_s": 0.0, "cost_usd": 0.0}
 """Times are not looked at: the gateway, its users and the watcher share the cores here."""
@@ -47,7 +47,7 @@ class Told:
         return "\n".join(self.lines) + "\n"
 
 
-def operations(*, model: str, engine: str = "llama_cpp", baseline: int = 60, most: int = 400, clients: int = 4, say: Say) -> Told:
+def operations(*, model: str, engine: str = "llama_cpp", baseline: int = 60, most: int = 600, clients: int = 4, say: Say) -> Told:
     """Tell the story with `model`; at most `most` answers in the canary. Raises `LabError` where it did not go as it should."""
     told, until = Told(), time.monotonic() + MOST_S
     began = time.monotonic()

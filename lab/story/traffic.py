@@ -46,6 +46,7 @@ class Traffic:
         self._port, self._questions, self._random = port, list(questions), random.Random(seed)
         self._users, self._lock, self._stop = itertools.count(), threading.Lock(), threading.Event()
         self._unscored: dict[str, Got] = {}
+        self._rows: dict[str, float] = {}
         self._read = requests.position()
         self._clients = [threading.Thread(target=self._ask_on, daemon=True) for _ in range(clients)]
         self._scorer = threading.Thread(target=self._score_on, daemon=True)
@@ -84,27 +85,15 @@ class Traffic:
         self._score()
 
     def _score(self) -> None:
+        """Score what has both its row and its answer: the row is written before the last byte of the answer is sent."""
         rows = requests.frame(columns=["id", "request_id", "time_s"], after=self._read)
-        if rows.empty:
-            return
-        self._read, found = int(rows["id"].max()), []
-        for request_id, time_s in zip(rows["request_id"], rows["time_s"], strict=True):
-            with self._lock:
-                one = self._unscored.pop(str(request_id), None)
-            if one is None:  # its answer is on the way: the row is written before its last byte is sent
-                self._late(str(request_id), float(time_s))
-            else:
-                found.append(_scored(one, float(time_s)))
-        scores.add(found, requests.folder())
-        self.scored += len(found)
-
-    def _late(self, request_id: str, time_s: float) -> None:
-        time.sleep(0.1)
+        if len(rows):
+            self._read = int(rows["id"].max())
+            self._rows |= dict(zip(map(str, rows["request_id"]), map(float, rows["time_s"]), strict=True))
         with self._lock:
-            one = self._unscored.pop(request_id, None)
-        if one is not None:
-            scores.add([_scored(one, time_s)], requests.folder())
-            self.scored += 1
+            ready = [(self._unscored.pop(name), self._rows.pop(name)) for name in [*self._rows] if name in self._unscored]
+        scores.add([_scored(one, time_s) for one, time_s in ready], requests.folder())
+        self.scored += len(ready)
 
 
 def _ask(port: int, question: Question, user: str) -> Got:
