@@ -26,7 +26,8 @@ from lab.records import Question
 from lab.story.traffic import SCORER, Traffic
 
 GOOD = "Answer in a few words."
-WORSE = "Be careful: never state a fact. Say only: Please ask an expert."
+WORSE = "Answer in French."
+"""A prompt meant for another market: real, and wrong for users who ask in English."""
 SET, TOKENS = "facts", 12
 MARGINS = {"quality": 0.05, "failed": 0.02, "e2e_s": 0.0, "cost_usd": 0.0}
 """Times are not looked at: the gateway, its users and the watcher share the cores here."""
@@ -94,9 +95,9 @@ def _canary(
     until: float,
 ) -> None:
     a, b = pair
-    versions.propose(b, by="story", why="a livelier prompt")
+    versions.propose(b, by="story", why="the prompt of another market")
     time.sleep(1.5)  # every process has it loaded before it is given to anybody
-    one = rollouts.start(b, by="story", why="a livelier prompt", share=0.5, score=SCORER, margins=MARGINS).rollout
+    one = rollouts.start(b, by="story", why="the prompt of another market", share=0.5, score=SCORER, margins=MARGINS).rollout
     line("\n## Canary\n")
     line(f"- Rollout {one.number}: half of the users get release {b}. Power, before it begins:")
     for plan in rollouts.planned(one):

@@ -60,6 +60,7 @@ class Traffic:
         self._stop.set()
         for thread in (*self._clients, self._scorer):
             thread.join(TIMEOUT_S)
+        self._score()
 
     def wait(self, answers: int, *, until_s: float) -> int:
         """Until there are so many answers or `until_s` (monotonic) is over; how many there are."""
@@ -82,7 +83,6 @@ class Traffic:
     def _score_on(self) -> None:
         while not self._stop.wait(0.5):
             self._score()
-        self._score()
 
     def _score(self) -> None:
         """Score what has both its row and its answer: the row is written before the last byte of the answer is sent."""
