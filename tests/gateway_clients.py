@@ -193,5 +193,3 @@ class Load:
 def complete(reply: Reply | None) -> bool:
     """Whether the client has read the end of a good answer."""
     return reply is not None and reply.status == 200 and (reply.done or not reply.events) and not any("error" in e for e in reply.events)
-
-

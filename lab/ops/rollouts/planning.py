@@ -96,4 +96,3 @@ def _spreads(rollout: Rollout, rows: pd.DataFrame, place: Path) -> Mapping[str, 
 
 def _count(n: float) -> str:
     return f"about {n:,.0f} requests" if math.isfinite(n) else f"more than {MOST_REQUESTS:,} requests"
-

@@ -99,5 +99,3 @@ def read(content: str | bytes) -> Rollout | None:
         return Rollout(**{**said, "reasons": tuple(said.get("reasons", ()))})
     except (ValueError, TypeError, AttributeError, LabError):
         return None
-
-
