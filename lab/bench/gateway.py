@@ -1,11 +1,11 @@
 """What a gateway adds to the bare engine server on the scripted engine, tokens/s per core, and the time of a rollback under load.
 
-Bare server and gateway run the same scripted engine at the same pace, a letter a token, one after the other in turn, under the same
-closed load from a process that only reads sockets. The overhead is that of the gateway without rules on the same chain of letters as
-the server. Guards are measured on spelled English, because they hold back what random letters may still become; spelling
-draws no token and is cheaper than the chain, so they are compared with spelling without rules and never with the server. A rollback is
-timed over several processes under load; what every client got and when it was sent decides whether one was answered by the
-old release after it had returned.
+Bare server and gateway run the same scripted engine at the same pace, a letter a token, one after the other in turn, under the
+same closed load from a process that only reads sockets. The overhead is that of the gateway without rules on the same chain of
+letters as the server. Guards are measured on spelled English, because they hold back what random letters may still become;
+spelling draws no token and is cheaper than the chain, so they are compared with spelling without rules, never with the server. A
+rollback is timed over several processes under load; what every client got and when it was sent decides whether one was
+answered by the old release after it had returned.
 """
 
 from __future__ import annotations
