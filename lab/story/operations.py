@@ -113,7 +113,7 @@ def _canary(
     over = rollouts.all_()[-1]
     _must(over.decision == "do not ship", f"{before} answers of the canary did not show that release {b} is worse")
     late = [got for got in traffic.got if got.sent_s > stopped and got.release != a]
-    answers = {number: sum(got.release == number for got in traffic.got) for number in pair}
+    answers = {number: sum(got.release == number for got in traffic.got[:before]) for number in pair}
     move = versions.history()[-1]
     _must(move.by == "rollout" and move.action == "withdraw", "the candidate was not withdrawn by the rollout")
     _must(not late, f"{len(late)} requests sent after the withdrawal were not answered by release {a}")
