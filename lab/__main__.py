@@ -19,7 +19,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lab import __version__, doctoring, experiments, judging, monitoring, releasing, reporting, summary_file
+from lab import (
+    __version__,
+    doctoring,
+    experiments,
+    judging,
+    monitoring,
+    releasing,
+    reporting,
+    rolling,
+    summary_file,
+    telling,
+)
 from lab.errors import LabError
 
 if TYPE_CHECKING:
@@ -39,6 +50,8 @@ data_app = typer.Typer(no_args_is_help=True, help="Question sets: what there is,
 app.add_typer(data_app, name="data", no_args_is_help=True)
 app.add_typer(releasing.app, name="release", no_args_is_help=True)
 app.add_typer(monitoring.app, name="monitor")
+app.add_typer(rolling.app, name="rollout", no_args_is_help=True)
+app.add_typer(telling.app, name="story", no_args_is_help=True)
 app.command("judge")(judging.judge)
 app.command("report")(reporting.report)
 app.command("doctor")(doctoring.doctor)
@@ -276,6 +289,7 @@ def gateway(
     first_s: Annotated[float, typer.Option(help="seconds that an answer may take to its first token")] = 60.0,
     stall_s: Annotated[float, typer.Option(help="seconds that it may take between two tokens")] = 30.0,
     drain_s: Annotated[float, typer.Option(help="seconds that open answers have after SIGTERM")] = 30.0,
+    silent_s: Annotated[float, typer.Option(help="seconds after which a silent process (of several) is replaced")] = 15.0,
     body_bytes: Annotated[int, typer.Option(help="bytes of the largest body that is read")] = 1_000_000,
 ) -> None:
     """Answer as OpenAI does with the release an alias points at: keys, limits, guards, request log, instant rollback."""
@@ -286,7 +300,8 @@ def gateway(
     settings = GatewaySettings(
         host=host, port=port, alias=alias, keys=keys, processes=processes, running=running, queue=queue, threads=threads,
         fallbacks=tuple(fallback or ()), prices=prices, texts=texts, traces_per_s=traces_per_s, sync=sync,
-        keep=Keep(days=log_days, most_bytes=log_bytes), first_s=first_s, stall_s=stall_s, drain_s=drain_s, body_bytes=body_bytes)
+        keep=Keep(days=log_days, most_bytes=log_bytes), first_s=first_s, stall_s=stall_s, drain_s=drain_s, silent_s=silent_s,
+        body_bytes=body_bytes)
     gateways.run(settings, say=lambda line: print(line, flush=True))
 
 

@@ -17,7 +17,8 @@ FLOORS = (
     ("experiments",),
     ("ops",),
     ("plots", "running", "notebook", "summary_file", "wording", "report", "reporting", "doctor", "doctoring",
-     "releasing", "judging", "plots_monitor", "monitoring", "pages", "bench", "__main__", "app"),
+     "releasing", "judging", "plots_monitor", "monitoring", "rolling", "telling", "story", "pages", "bench",
+     "__main__", "app"),
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 HOMES = {

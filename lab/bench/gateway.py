@@ -1,10 +1,11 @@
 """What a gateway adds to the bare engine server on the scripted engine, tokens/s per core, and the time of a rollback under load.
 
-Bare server and gateway run the same scripted engine at the same pace, a letter a token (the gateway's spells English, because
-guards hold back what the chain's random bytes may still become), one after the other in turn, under the same closed load from a
-process that only reads sockets. The gateway is measured with a policy without rules and with the default one. A rollback is
-timed over several processes under load; what every client got and when it was sent decides whether one was answered by the
-old release after it had returned.
+Bare server and gateway run the same scripted engine at the same pace, a letter a token, one after the other in turn, under the
+same closed load from a process that only reads sockets. The overhead is that of the gateway without rules on the same chain of
+letters as the server. Guards are measured on spelled English, because they hold back what random letters may still become;
+spelling draws no token and is cheaper than the chain, so they are compared with spelling without rules, never with the server. A
+rollback is timed over several processes under load; what every client got and when it was sent decides whether one was
+answered by the old release after it had returned.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ MODEL = "markov"
 REPLY = ("The bridge was opened in the spring after four years of work. It carries two lanes of traffic and a path for people "
          "on foot, and it is closed when the wind is strong. ") * 2
 NO_RULES = "policy: none\nversion: 1\nrules: []\n"
+BASE = {"gateway, no rules": "server", "spelled, no rules": "", "spelled, default policy": "spelled, no rules"}
+"""The gateway's arms, each with the arm that does the same work without what is measured; "" with none."""
 MOST_P50_S, MOST_P99_S, MOST_ROLLBACK_S = 0.002, 0.005, 1.0
 
 
@@ -49,8 +52,8 @@ def main(
 ) -> dict[str, Any]:
     """Measure everything, print a table as it comes, and return the same figures."""
     with tempfile.TemporaryDirectory(prefix="lab-bench-") as home, _home(home), machine.Watch() as watch:
-        plain, guarded, other = _releases(Path(home), step_ms)
-        found = _overhead((plain, guarded), streams, requests, output_tokens, step_ms, rounds)
+        plain, *spelled, other = _releases(Path(home), step_ms)
+        found = _overhead((plain, *spelled), streams, requests, output_tokens, step_ms, rounds)
         rolled = _rollback(plain, other, processes, rollbacks)
     flags = watch.result.flags()
     print(*(f"Caution: {flag}; run again on a quiet one before believing a figure." for flag in flags), sep="\n")
@@ -64,7 +67,7 @@ def _overhead(
     """TTFT, throughput and server CPU of each arm, from interleaved rounds."""
     asked = [Request(id=str(i), messages=(Message(role="user", content=f"Tell me about the number {i}."),),
                      decoding=Decoding(max_tokens=output, seed=i, temperature=1.0, ignore_eos=True)) for i in range(count)]
-    of = dict(zip(("gateway, no rules", "gateway, default policy"), releases, strict=True))
+    of = dict(zip(BASE, releases, strict=True))
     arms = ["server", *of]
     seen: dict[str, list[dict[str, Any]]] = {name: [] for name in arms}
     bare = Child(MODEL, ServeSettings(engine="scripted", step_ms=step_ms, max_running=streams, context_tokens=1024 * streams))
@@ -85,7 +88,8 @@ def _overhead(
 def _measured(port: int, pid: int, asked: Sequence[Request], streams: int) -> dict[str, Any]:
     endpoint = Endpoint(url=f"http://127.0.0.1:{port}/v1", model=MODEL, key_env="LAB_BENCH_NO_KEY")
     before = _cpu_s(pid)
-    captured = capture(endpoint, asked, users=streams, warmup=streams, title="load")
+    # Warm-up requests are asked one after the other: as many as there are streams took 38 s of every round.
+    captured = capture(endpoint, asked, users=streams, warmup=2, title="load")
     cpu_s = _cpu_s(pid) - before
     generations = captured.generations
     if failed := [g.error for g in generations if g.error]:
@@ -99,7 +103,7 @@ def _table(seen: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for name, rounds in seen.items():
         p50, p99 = ([float(np.percentile(r["ttft_s"], q)) for r in rounds] for q in (50, 99))
-        base = seen["server"]
+        base = seen[BASE.get(name, name) or name]
         added = {f"added_p{q}_s": stats.median([float(np.percentile(r["ttft_s"], q) - np.percentile(b["ttft_s"], q))
                                                 for r, b in zip(rounds, base, strict=True)]) for q in (50, 99)}
         per_core = [r["tokens"] / r["cpu_s"] for r in rounds if r["cpu_s"] > 0]
@@ -112,7 +116,7 @@ def _table(seen: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
         print(f"{name:26} TTFT p50 {1e3 * one['ttft_p50_s']:7.2f} ms  p99 {1e3 * one['ttft_p99_s']:7.2f} ms  "
               f"added p50 {1e3 * one['added_p50_s']['median']:+6.2f} ms, p99 {1e3 * one['added_p99_s']['median']:+6.2f} ms  "
               f"{one['tokens_per_s']:8,.0f} tokens/s, {one['tokens_per_cpu_s']:8,.0f} per core", flush=True)
-    for name in list(found)[1:]:
+    for name in (one for one, base in BASE.items() if base):
         found[name]["reached"] = (found[name]["added_p50_s"]["median"] < MOST_P50_S
                                   and found[name]["added_p99_s"]["median"] < MOST_P99_S)
     return found
@@ -204,17 +208,19 @@ class _Gateway:
             self._process.wait()
 
 
-def _releases(home: Path, step_ms: float) -> tuple[int, int, int]:
-    """Without rules, with the default policy, and another one without rules."""
+def _releases(home: Path, step_ms: float) -> tuple[int, ...]:
+    """The chain without rules; spelled English without rules and with the default policy; another chain without rules."""
     (home / "prompt.txt").write_text("Be brief.")
     (home / "other.txt").write_text("Be long.")
     (home / "none.yaml").write_text(NO_RULES)
 
-    def make(prompt: str, policy: str) -> int:
+    def make(prompt: str, policy: str, **more: str) -> int:
         return versions.create(prompt=str(home / prompt), model=MODEL, engine="scripted", policy=policy, by="bench",
-                               engine_settings={"tpot_s": step_ms / 1e3, "context_tokens": 65_536, "reply": REPLY}).release.number
+                               engine_settings={"tpot_s": step_ms / 1e3, "context_tokens": 65_536, **more}).release.number
 
-    return make("prompt.txt", str(home / "none.yaml")), make("prompt.txt", "default"), make("other.txt", str(home / "none.yaml"))
+    none = str(home / "none.yaml")
+    return (make("prompt.txt", none), make("prompt.txt", none, reply=REPLY), make("prompt.txt", "default", reply=REPLY),
+            make("other.txt", none))
 
 
 @contextlib.contextmanager

@@ -18,6 +18,8 @@ from lab.errors import LabError
 
 SCORE = "score_"
 """What the name of a column of scores begins with."""
+SHADOW = "shadow"
+"""The arm of a candidate's answer that no user saw: it is no request of the service, and counts in no rate of it."""
 OVERLOADED = frozenset({"queue_full"})
 """Kinds of errors that are the service's failure though their status is one of the caller's (4xx)."""
 
@@ -62,7 +64,7 @@ class LogRecord:
     topic: str = ""
     """Of the question, by whatever sorts them."""
     arm: str = ""
-    """A or B during a comparison, else ""."""
+    """A or B during a comparison, shadow for a candidate's answer that no user saw, else ""."""
     scores: Mapping[str, float] = field(default_factory=dict)
     """Scores known already, by name without the prefix."""
 
@@ -110,15 +112,17 @@ def between(found: pd.DataFrame, after_s: float, until_s: float) -> pd.DataFrame
 def failed(found: pd.DataFrame) -> pd.Series:
     """Which requests of a checked frame the service failed: a status from 500 on, a stream that broke off, or an overload.
 
-    What it refused for the caller's own doing (4xx) and what the caller cancelled (499) is no failure of the service.
+    What it refused for the caller's own doing (4xx) and what the caller cancelled (499) is no failure of the service, nor is
+    what happened to the copy of a request that no user saw.
     """
     broke = (found["error_kind"] != "") & (found["status"] < 400)
-    return broke | (found["status"] >= 500) | (found["finish_reason"] == "error") | found["error_kind"].isin(OVERLOADED)
+    bad = broke | (found["status"] >= 500) | (found["finish_reason"] == "error") | found["error_kind"].isin(OVERLOADED)
+    return bad & (found["arm"] != SHADOW)
 
 
 def served(found: pd.DataFrame) -> pd.Series:
     """Which requests count: those that were answered, and those that the service failed."""
-    return failed(found) | ((found["error_kind"] == "") & (found["status"] < 400))
+    return failed(found) | ((found["error_kind"] == "") & (found["status"] < 400) & (found["arm"] != SHADOW))
 
 
 def _is_checked(found: pd.DataFrame) -> bool:

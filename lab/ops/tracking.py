@@ -119,6 +119,12 @@ def start_parent(client: MlflowClient, experiment: str, name: str, **tags: str) 
     return _start(client, experiment, name, kind="experiment", tags=tags)
 
 
+def measured(client: MlflowClient, run_id: str, measures: Mapping[str, float]) -> None:
+    """Log measures on a run begun by hand."""
+    with _sentences():
+        _log(client, run_id, metrics=measures)
+
+
 def finish(client: MlflowClient, run_id: str, state: str = "finished") -> None:
     """End a run begun by hand."""
     _end(client, run_id, state)

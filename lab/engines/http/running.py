@@ -161,6 +161,9 @@ def end_with(tied: socket.socket) -> None:
     parent = os.getppid()
     while os.getppid() == parent:
         readable, _, _ = select.select([tied], [], [], 0.5)
-        if readable and not tied.recv(4096):
+        try:
+            if readable and not tied.recv(4096):
+                break
+        except OSError:  # reset: the other side closed with words of ours unread
             break
     os._exit(0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -75,6 +76,7 @@ class StepLoop:
         self._touched: list[Job] = []
         self._tickets: dict[Job, Ticket] = {}
         self._preemptions = 0
+        self._busy_since = 0.0
         self._thread = threading.Thread(target=self._run, name="steps", daemon=True)
 
     def start(self) -> None:
@@ -90,6 +92,12 @@ class StepLoop:
         self._wake.set()
         self._thread.join(10)
         return not self._thread.is_alive()
+
+    @property
+    def step_s(self) -> float:
+        """Seconds that the step under way has taken so far; 0 while there is none. An engine that hangs lets it grow."""
+        since = self._busy_since
+        return time.monotonic() - since if since else 0.0
 
     def submit(self, ticket: Ticket) -> None:
         self.order(lambda: self._submit(ticket))
@@ -114,6 +122,7 @@ class StepLoop:
             self._ready.set()
         while not self._stopping:
             self._wake.clear()
+            self._busy_since = time.monotonic()
             try:
                 while self._orders:
                     self._orders.popleft()()
@@ -123,6 +132,7 @@ class StepLoop:
                 self._fail(error)
             self._look()
             self._hand_out()
+            self._busy_since = 0.0
             if self._scheduler.idle and not self._stopping:
                 self._wake.wait()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import sys
 import time
@@ -22,20 +23,20 @@ from lab.errors import LabError
 from lab.ops import cost
 from lab.ops.gateway import admission, openapi, status
 from lab.ops.gateway.admission import Receive, Scope
-from lab.ops.gateway.exchange import Asker, Ended, Exchange
+from lab.ops.gateway.exchange import Asker, Ended, Exchange, Origin
 from lab.ops.gateway.keys import Key, Keys, user_id
-from lab.ops.gateway.keys import load as load_keys
 from lab.ops.gateway.ledger import Ledger
 from lab.ops.gateway.loaded import Loaded
 from lab.ops.gateway.metrics import Metrics
 from lab.ops.gateway.serving import Guarded, Serving, refuse_role
 from lab.ops.gateway.settings import GatewaySettings
+from lab.ops.gateway.shadows import Shadows
+from lab.ops.gateway.sweep import Sweep
 from lab.ops.gateway.traces import Traces
 from lab.ops.requests import RequestLog
 from lab.ops.requests_schema import LogRecord
 
 Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
-SWEEP_S = 0.25
 LONG_BODY_BYTES = 20_000
 """A longer body is read beside the event loop, whose streams would stall over its tokens."""
 OPEN_PATHS = ("/health", "/ready", "/openapi.json")
@@ -47,7 +48,9 @@ class App:
 
     def __init__(
         self, settings: GatewaySettings, *, place: Path, secret: bytes, metrics: Path, loaded: Loaded | None = None,
+        hung: Callable[[], object] = lambda: None,
     ) -> None:
+        """`hung` is called once when the engine of the release in force hangs: nobody but a new process can mend that."""
         self.settings, self._secret = settings, secret
         self._event_loop = asyncio.get_running_loop()
         self.loaded = loaded or Loaded(settings, self._deliver)
@@ -55,14 +58,14 @@ class App:
         self.ledger, self.metrics = Ledger(place), Metrics(metrics)
         self.prices = cost.load(settings.prices) if settings.prices else cost.load()
         self.traces = Traces(settings.traces_per_s)
-        self.keys, self._keys_read = Keys(), (0, 0)
-        self.keys_trouble = ""
-        self._read_keys()
-        if self.keys_trouble:
-            raise LabError(self.keys_trouble)
+        self.keys, self.keys_trouble = Keys(), ""
+        self._sweep = Sweep(self, hung)
         self.open: dict[Ticket, Exchange] = {}
         self.draining = False
+        self.hanging = ""
+        """That the engine hangs, in a sentence; nothing is answered any more then."""
         self._admitted = 0
+        self.shadows = Shadows(self)
         self._of_key: Counter[str] = Counter()
         self._started, self._tasks = int(time.time()), set[asyncio.Task[None]]()
         self._document = json.dumps(openapi.document()).encode()
@@ -90,8 +93,8 @@ class App:
 
     def start(self) -> None:
         """Begin to follow the alias and to watch over open requests."""
-        self._spawn(self.loaded.follow())
-        self._spawn(self._watch())
+        self.spawn(self.loaded.follow())
+        self.spawn(self._sweep.run())
 
     def stop(self) -> None:
         for task in self._tasks:
@@ -116,7 +119,8 @@ class App:
         key: Key | None = scope.get("key")
         record = LogRecord(
             time_s=scope["wall"], request_id=scope["id"], release=scope.get("release", ""), key_hash=key.id if key else "",
-            user_hash=scope.get("user_hash", ""), status=refusal.status, error_kind=refusal.code or refusal.kind,
+            user_hash=scope.get("user_hash", ""), arm=scope.get("arm", ""),
+            status=refusal.status, error_kind=refusal.code or refusal.kind,
             e2e_s=time.perf_counter() - scope["received"])
         if scope["path"].startswith("/v1/chat"):
             self.log.add(record)
@@ -131,6 +135,7 @@ class App:
         self._refuse_when_full(key)
         self._admitted += 1
         self._of_key[key.id] += 1
+        self.shadows.make_room(self._admitted)
         try:
             exchange = await self._prepared(scope, receive, send)
             await self._answered(exchange, receive)
@@ -147,12 +152,14 @@ class App:
         scope["user_hash"] = user_hash = user_id(self._secret, f"{key.id} {user}" if user else "")
         keep_text = admission.read_store(given) and settings.texts == "guarded"
         turns = admission.read_turns(given, settings.messages)
+        who = user_hash or (key.id if key.sha256 else "")
         while True:
-            serving = self.loaded.now() or await self.loaded.current()
-            scope["release"] = serving.name
+            first = self.loaded.now() or await self.loaded.current()
+            serving, arm = self._arm(first, who, key.role)
+            scope["release"], scope["arm"] = serving.name, arm
             refuse_role(serving, key.role)
             named = dict(given)
-            admission.refuse_model(named, (settings.alias, serving.model))
+            admission.refuse_model(named, (settings.alias, first.model, serving.model))
 
             def prepare(serving: Serving = serving, named: dict[str, Any] = named) -> tuple[Guarded, Asked]:
                 guarded = serving.guarded(turns, key.role, user_hash)
@@ -168,7 +175,7 @@ class App:
             finally:
                 serving.open -= 1
             # While the guards looked the alias may have moved: what begins now is answered by where it points now.
-            if not beside or self.loaded.now() is serving:
+            if not beside or ((now := self.loaded.now()) is not None and self._arm(now, who, key.role)[0] is serving):
                 break
         reserved = 0
         if not guarded.blocked:
@@ -177,11 +184,25 @@ class App:
         task = asyncio.current_task()
         assert task is not None
         asker = Asker(id=scope["id"], key=key, user_hash=user_hash, received_s=scope["received"], time_s=scope["wall"],
-                      keep_text=keep_text)
+                      keep_text=keep_text, arm=arm)
         scope["answering"] = True
         return Exchange(
             asker=asker, serving=serving, guarded=guarded, asked=asked, send=send, prices=self.prices, end=self._ended,
-            stop=self._stopped, beside=self._spawn, reserved_tokens=reserved, running=lambda: len(self.open), give_up=task.cancel)
+            stop=self.stopped, beside=self.spawn, reserved_tokens=reserved, running=lambda: len(self.open), give_up=task.cancel,
+            origin=Origin(turns=turns, given=named))
+
+    def _arm(self, production: Serving, who: str, role: str) -> tuple[Serving, str]:
+        """Who answers, and the arm of the comparison this request belongs to ("": to none).
+
+        The arm goes by the user, else by the key; who is neither is answered by production and not counted.
+        """
+        rollout = self.loaded.rollout()
+        if rollout is None or rollout.stage != "canary" or not who or production.number != rollout.production:
+            return production, ""
+        candidate = self.loaded.candidate()
+        if candidate is None or role not in candidate.chain.policy.roles:
+            return production, ""
+        return (candidate, "B") if rollout.arm(who) == "B" else (production, "A")
 
     async def _answered(self, exchange: Exchange, receive: Receive) -> None:
         """Have it answered. The answer is written as its tokens come, outside of this task, which waits for the client to go."""
@@ -203,6 +224,9 @@ class App:
         if self.draining:
             raise Refusal("The gateway is stopping; ask another one.", status=503, kind="server_error", code="draining",
                           headers=[admission.CLOSE, (b"retry-after", b"1")])
+        if self.hanging:
+            raise Refusal(f"{self.hanging} Ask again in some seconds.", status=503, kind="server_error", code="engine_hangs",
+                          headers=[admission.CLOSE, (b"retry-after", b"5")])
         if self.log.trouble:
             raise Refusal(f"{self.log.trouble}; nothing is answered until it can.", status=503, kind="server_error", code="log",
                           headers=[(b"retry-after", b"5")])
@@ -212,6 +236,11 @@ class App:
         if key.requests_at_once and self._of_key[key.id] >= key.requests_at_once:
             raise Refusal(f"This key has {key.requests_at_once} requests open, which is all it may; wait for one to end.",
                           status=429, kind="rate_limit_error", code="requests_at_once", headers=[(b"retry-after", b"1")])
+
+    @property
+    def admitted(self) -> int:
+        """Requests of users that are inside now."""
+        return self._admitted
 
     @property
     def busy(self) -> bool:
@@ -231,10 +260,12 @@ class App:
             if exchange is not None:
                 exchange.take(news)
 
-    def _stopped(self, exchange: Exchange) -> None:
+    def stopped(self, exchange: Exchange) -> None:
         exchange.serving.backend.cancel(exchange.ticket)
 
     def _ended(self, exchange: Exchange, ended: Ended) -> None:
+        if self.shadows.copied(exchange, ended):
+            ended = dataclasses.replace(ended, record=dataclasses.replace(ended.record, arm="A"))
         record = ended.record
         known = (record.prompt_tokens if record.prompt_tokens == record.prompt_tokens else 0) + record.output_tokens
         self.ledger.settle(exchange.asker.key, int(ended.reserved_tokens - known), record.cost_usd)
@@ -253,51 +284,11 @@ class App:
 
     # Beside the requests
 
-    def _spawn(self, work: Any) -> asyncio.Task[None]:
+    def spawn(self, work: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-    async def _watch(self) -> None:
-        """End what takes too long, read a changed key file, leave the totals for the other processes."""
-        rounds = 0
-        while True:
-            await asyncio.sleep(SWEEP_S)
-            rounds += 1
-            now = time.perf_counter()
-            for exchange in list(self.open.values()):
-                if sentence := self._overdue(exchange, now):
-                    self._stopped(exchange)
-                    exchange.fail(504, "timeout", sentence)
-            if rounds % 4 == 0:
-                self._read_keys()
-                self.metrics.leave(self.gauges())
-
-    def _overdue(self, exchange: Exchange, now: float) -> str:
-        if exchange.over:
-            return ""
-        limits = self.settings
-        if now - exchange.asker.received_s > limits.whole_s:
-            return f"The answer was not complete within {limits.whole_s:g} s."
-        most = limits.first_s if exchange.waits_for_first else limits.stall_s
-        return f"The engine said nothing for {most:g} s." if now - exchange.heard_s > most else ""
-
-    def _read_keys(self) -> None:
-        """Read the key file when it has changed; a broken one leaves the keys as they were."""
-        file = self.settings.keys
-        if file is None:
-            return
-        try:
-            stat = file.stat()
-            if (stat.st_mtime_ns, stat.st_size) == self._keys_read:
-                return
-            self.keys = load_keys(file)
-            self._keys_read, self.keys_trouble = (stat.st_mtime_ns, stat.st_size), ""
-        except OSError as error:
-            self.keys_trouble = f"The keys in {file.name} cannot be read ({error.strerror}); those read before go on being good."
-        except LabError as error:
-            self.keys_trouble = str(error)
 
     def gauges(self) -> dict[str, float]:
         return {"requests_open": float(self._admitted)}

@@ -46,6 +46,11 @@ class Backend(Protocol):
         """Why it cannot answer at the moment; "" when it can."""
         ...
 
+    @property
+    def step_s(self) -> float:
+        """Seconds that the step under way has taken so far, where one engine decodes for all; else 0."""
+        ...
+
 
 class Stepped:
     """A model in this process behind the step loop."""
@@ -58,6 +63,10 @@ class Stepped:
         self._loop.start()
 
     trouble = ""
+
+    @property
+    def step_s(self) -> float:
+        return self._loop.step_s
 
     def submit(self, ticket: Ticket) -> None:
         self._loop.submit(ticket)
@@ -103,6 +112,8 @@ class Threaded:
     def trouble(self) -> str:
         broken = [source.name for source in self._sources if source.breaker.open]
         return f"{', '.join(broken)} failed and is left alone for a while" if broken else ""
+
+    step_s = 0.0
 
     def submit(self, ticket: Ticket) -> None:
         self._pool.submit(self._run, ticket)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +23,7 @@ from lab.ops.gateway.events import Answer, counts
 from lab.ops.gateway.keys import Key
 from lab.ops.gateway.serving import Guarded, Serving
 from lab.ops.requests_schema import LogRecord
-from lab.records import Generation
+from lab.records import Generation, Message
 from lab.safety import Decision, Flow
 
 EVENTS = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"))
@@ -43,6 +43,14 @@ class Asker:
     time_s: float
     arm: str = ""
     keep_text: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What the client sent: all that is needed to ask another release the same."""
+
+    turns: tuple[Message, ...]
+    given: Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +81,7 @@ class Exchange:
     stop: Callable[[Exchange], None]
     beside: Callable[[Coroutine[Any, Any, None]], object]
     reserved_tokens: int = 0
+    origin: Origin | None = None
     running: Callable[[], int] = lambda: 1
     ticket: Ticket = field(init=False)
     give_up: Callable[[], object] = lambda: None

@@ -20,6 +20,7 @@ from lab.ops import versions
 from lab.ops.gateway.backends import Backend, Deliver, open_backend
 from lab.ops.gateway.serving import Serving, unavailable
 from lab.ops.gateway.settings import GatewaySettings
+from lab.ops.rollouts import Live, Rollout
 from lab.ops.versions import Pointer, Release
 from lab.ops.versions.state import Alias
 from lab.safety import Chain
@@ -43,6 +44,7 @@ class Loaded:
     def __init__(self, settings: GatewaySettings, deliver: Deliver, *, pointer: Pointer | None = None) -> None:
         self._settings, self._deliver = settings, deliver
         self.pointer = pointer or Pointer(cast(Alias, settings.alias))
+        self.live = Live()
         self.servings: dict[str, Serving] = {}
         self._backends: dict[str, _Opened] = {}
         self._loading: dict[str, asyncio.Task[None]] = {}
@@ -70,6 +72,15 @@ class Loaded:
             done, _ = await asyncio.wait([task], timeout=max(0.0, until - time.monotonic()))
             if not done:
                 raise unavailable(LabError(f"{release.title} is still being loaded; ask again in some seconds."))
+
+    def rollout(self) -> Rollout | None:
+        """The rollout that is on for those who are answered by production."""
+        return self.live.of(self.pointer.state) if self._settings.alias == "production" else None
+
+    def candidate(self) -> Serving | None:
+        """The candidate, if it is loaded."""
+        release = self._numbers.get(self.pointer.state.candidate or 0)
+        return self.servings.get(release.digest) if release is not None else None
 
     async def follow(self) -> None:
         """Keep loaded what the aliases point at, until cancelled."""

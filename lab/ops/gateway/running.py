@@ -32,10 +32,15 @@ from lab.ops.gateway.app import App
 from lab.ops.gateway.keys import load as load_keys
 from lab.ops.gateway.protocol import limited
 from lab.ops.gateway.settings import GatewaySettings
+from lab.ops.gateway.watcher import Watcher
 
 BACKLOG = 1024
 START_S = 180.0
+DEAF_S = 0.2
 AGAIN_S = 1.0
+BEAT_S = 1.0
+HUNG = 75
+"""Exit code of a process whose engine hangs (`EX_TEMPFAIL`)."""
 Say = Callable[[str], None]
 
 
@@ -53,10 +58,11 @@ def run(settings: GatewaySettings, *, say: Say = print) -> None:
         def ready() -> None:
             say(f"Gateway on http://{shown}:{address}/v1 follows {settings.alias} (stop with Ctrl-C)")
 
-        if settings.processes == 1:
-            one_process(settings, listening, Path(metrics), ready)
-        else:
-            _Supervisor(settings, listening, Path(metrics)).run(ready)
+        with Watcher(say):
+            if settings.processes == 1:
+                one_process(settings, listening, Path(metrics), ready)
+            else:
+                _Supervisor(settings, listening, Path(metrics)).run(ready)
 
 
 def worker(given: str) -> None:
@@ -65,25 +71,51 @@ def worker(given: str) -> None:
     tied = socket.socket(fileno=told["tie"])
     threading.Thread(target=end_with, args=(tied,), daemon=True).start()
     with socket.socket(fileno=told["listen"]) as listening:
-        one_process(_settings_of(told["settings"]), listening, Path(told["metrics"]), lambda: tied.sendall(b"ready\n"))
+        one_process(_settings_of(told["settings"]), listening, Path(told["metrics"]), lambda: tied.sendall(b"ready\n"),
+                    lambda: tied.send(b".", socket.MSG_DONTWAIT))
 
 
-def one_process(settings: GatewaySettings, listening: socket.socket, metrics: Path, ready: Callable[[], None]) -> None:
+def one_process(
+    settings: GatewaySettings, listening: socket.socket, metrics: Path, ready: Callable[[], None],
+    beat: Callable[[], object] = lambda: None,
+) -> None:
     place = requests.folder()
-    asyncio.run(_serve(settings, listening, place, metrics, ready))
+    asyncio.run(_serve(settings, listening, place, metrics, ready, beat))
 
 
 async def _serve(
-    settings: GatewaySettings, listening: socket.socket, place: Path, metrics: Path, ready: Callable[[], None]
+    settings: GatewaySettings, listening: socket.socket, place: Path, metrics: Path, ready: Callable[[], None],
+    beat: Callable[[], object],
 ) -> None:
-    app = App(settings, place=place, secret=_secret(place), metrics=metrics)
+    app = App(settings, place=place, secret=_secret(place), metrics=metrics, hung=lambda: app.spawn(_give_up(app, server)))
     app.start()
+    app.spawn(_beat(beat))
     # What is there at the start is loaded before the first request; a gateway may also start before its first release.
     with contextlib.suppress(Exception):
         await app.loaded.current()
     server = server_of(app, settings)
     await until_signal(
         server, listening, ready, lambda stopping, asked: _drain(app, server, stopping, asked, settings.drain_s), app.stop)
+
+
+async def _beat(beat: Callable[[], object]) -> None:
+    """Tell the supervisor again and again that the event loop turns."""
+    while True:
+        with contextlib.suppress(OSError):
+            beat()
+        await asyncio.sleep(BEAT_S)
+
+
+async def _give_up(app: App, server: Server) -> None:
+    """The engine hangs in a call that nobody can end: let the rows of its requests be written, then end the process."""
+    for listener in server.servers:
+        listener.close()
+    until = time.monotonic() + 2.0
+    while app.busy and time.monotonic() < until:
+        await asyncio.sleep(0.02)
+    print(f"lab: {app.hanging} The process ends" + (" and is replaced." if app.settings.processes > 1 else "; start it again."),
+          file=sys.stderr, flush=True)
+    os._exit(HUNG)
 
 
 def server_of(app: App, settings: GatewaySettings) -> Server:
@@ -120,6 +152,8 @@ class _Supervisor:
         self._settings, self._listening, self._metrics = settings, listening, metrics
         self._stopping: list[int] = []
         self._running: dict[subprocess.Popen[bytes], socket.socket] = {}
+        self._heard: dict[subprocess.Popen[bytes], tuple[float, bool]] = {}
+        """When each process last said something, and whether it has said that it is ready."""
 
     def run(self, ready: Callable[[], None]) -> None:
         before = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -131,6 +165,7 @@ class _Supervisor:
             if not self._stopping:
                 ready()
             while not self._stopping:
+                self._listen()
                 self._replace()
                 time.sleep(0.05)
             self._end()
@@ -156,24 +191,45 @@ class _Supervisor:
                 [sys.executable, "-m", "lab.ops.gateway.worker", told], stdin=subprocess.DEVNULL, start_new_session=True,
                 pass_fds=[theirs.fileno(), self._listening.fileno()])
         self._running[process] = ours
+        self._heard[process] = time.monotonic(), False
 
     def _wait(self, process: subprocess.Popen[bytes], tied: socket.socket) -> None:
-        tied.settimeout(START_S)
+        until, said = time.monotonic() + START_S, b"."
         try:
-            said = tied.recv(64)
+            while said and b"ready" not in said:
+                tied.settimeout(max(0.001, until - time.monotonic()))
+                said = tied.recv(4096)
         except TimeoutError:
             raise LabError(f"A gateway process did not start within {START_S:g} s; start fewer of them.") from None
         if not said and not self._stopping:
             raise LabError("A gateway process ended while it started; its reason stands above.")
+        self._heard[process] = time.monotonic(), True
+
+    def _listen(self) -> None:
+        """Kill a process that has not said for long that its event loop turns; it holds connections nobody answers."""
+        for process, tied in self._running.items():
+            tied.setblocking(False)
+            heard, ready = self._heard[process]
+            with contextlib.suppress(OSError):
+                if said := tied.recv(4096):
+                    self._heard[process] = time.monotonic(), ready or b"ready" in said
+                    continue
+            if time.monotonic() - heard > (self._settings.silent_s if ready else START_S):
+                print(f"lab: Gateway process {process.pid} was silent for too long; it is killed and replaced.", file=sys.stderr)
+                process.kill()
+                process.wait(10)
 
     def _replace(self) -> None:
         for process in [one for one in self._running if one.poll() is not None]:
             self._running.pop(process).close()
-            time.sleep(AGAIN_S if process.returncode not in (0, -signal.SIGKILL) else 0)
+            del self._heard[process]
+            time.sleep(AGAIN_S if process.returncode not in (0, HUNG, -signal.SIGKILL) else 0)
             self._start()
 
     def _end(self) -> None:
         self._tell(signal.SIGTERM)
+        time.sleep(DEAF_S)
+        self._listening.close()  # the last copy: from here on a new connection is refused and does not wait for nobody
         until = time.monotonic() + self._settings.drain_s + 10
         while any(one.poll() is None for one in self._running) and time.monotonic() < until:
             time.sleep(0.05)

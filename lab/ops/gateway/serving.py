@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from lab.engines.http.asked import Asked, Refusal, read_asked
@@ -46,6 +46,7 @@ class Serving:
     backend: Backend
     index: Index | None = None
     open: int = 0
+    _slow: dict[tuple[str, str], bool] = field(default_factory=dict)
 
     @property
     def number(self) -> int:
@@ -71,10 +72,13 @@ class Serving:
     def rules(self, stage: str, role: str) -> list[Rule]:
         return [rule for rule in self.chain.policy.rules if stage in rule.on and (not rule.roles or role in rule.roles)]
 
-    @functools.lru_cache(maxsize=64)  # noqa: B019 - one for each role
     def slow(self, stage: str, role: str) -> bool:
         """Whether a rule asks a second model, or may be waited for: never in the event loop."""
-        return any(rule.timeout_s is not None or rule.action == "rewrite" for rule in self.rules(stage, role))
+        known = self._slow.get((stage, role))  # not a cache of the class: that would keep dropped releases and their engines
+        if known is None:
+            known = self._slow[stage, role] = any(
+                rule.timeout_s is not None or rule.action == "rewrite" for rule in self.rules(stage, role))
+        return known
 
     def waits(self, turns: Sequence[Message], role: str) -> bool:
         """Whether preparing this conversation has to happen beside the event loop."""

@@ -16,7 +16,7 @@ from lab.ops.versions import ALIASES
 
 TEXTS = ("none", "guarded")
 MOST_PROCESSES = 64
-_NEEDED = ("head_s", "body_s", "first_s", "stall_s", "whole_s", "body_bytes", "connections", "messages")
+_NEEDED = ("head_s", "body_s", "first_s", "stall_s", "whole_s", "silent_s", "body_bytes", "connections", "messages")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +55,8 @@ class GatewaySettings:
     stall_s: float = 30.0
     """Between two tokens."""
     whole_s: float = 600.0
+    silent_s: float = 15.0
+    """A process of several that does nothing for so long is killed and replaced."""
     load_s: float = 120.0
     """A request for a release that is still being loaded waits this long."""
     drain_s: float = 30.0

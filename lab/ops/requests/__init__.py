@@ -6,10 +6,10 @@
 """
 
 from lab.ops.requests.columns import Columns
-from lab.ops.requests.reading import frame, texts
+from lab.ops.requests.reading import frame, position, texts
 from lab.ops.requests.record import COLUMNS
 from lab.ops.requests.scores import Scored
 from lab.ops.requests.sealing import Keep
 from lab.ops.requests.writer import RequestLog, folder
 
-__all__ = ["COLUMNS", "Columns", "Keep", "RequestLog", "Scored", "folder", "frame", "texts"]
+__all__ = ["COLUMNS", "Columns", "Keep", "RequestLog", "Scored", "folder", "frame", "position", "texts"]

@@ -16,6 +16,7 @@ from lab.ops.versions.difference import Changed, Difference, difference
 from lab.ops.versions.evidence import Measured, said
 from lab.ops.versions.moves import Moved, current, history, mend, promote, propose, rollback, strayed, withdraw
 from lab.ops.versions.pointer import Pointer
+from lab.ops.versions.prompts import written as write_prompt
 from lab.ops.versions.release import Model, PolicyText, Prompt, Release, Retrieval
 from lab.ops.versions.resolved import Resolved, load
 from lab.ops.versions.state import ALIASES, Alias, Move, State
@@ -32,4 +33,4 @@ def find(reference: str | int) -> Release:
 __all__ = ["ALIASES", "Alias", "Changed", "Created", "Defect", "Difference", "Measured", "Model", "Move", "Moved", "Pointer",
            "PolicyText", "Prompt", "Release", "Report", "Resolved", "Retrieval", "State", "attach", "create", "current",
            "difference", "find", "history", "listed", "load", "mend", "numbered", "promote", "propose", "rollback", "said",
-           "strayed", "summary", "trials", "verify", "whoami", "withdraw"]
+           "strayed", "summary", "trials", "verify", "whoami", "withdraw", "write_prompt"]

@@ -36,7 +36,7 @@ def raw(path: Path) -> bytes:
     except OSError:
         return b""
     try:
-        return os.read(descriptor, 4096)
+        return os.read(descriptor, 65_536)
     finally:
         os.close(descriptor)
 
@@ -64,9 +64,9 @@ def keep(place: Path, state: State, releases: Sequence[Release]) -> None:
         for release in releases:
             copy = _copy(place, release.digest)
             if not copy.is_file():
-                _replace(copy, json.dumps({"number": release.number, "at_ms": release.at_ms, "tags": written(release)}))
+                replace(copy, json.dumps({"number": release.number, "at_ms": release.at_ms, "tags": written(release)}))
         digests = {str(release.number): release.digest for release in releases}
-        _replace(file, json.dumps({"state": dataclasses.asdict(state), "digests": digests}))
+        replace(file, json.dumps({"state": dataclasses.asdict(state), "digests": digests}))
 
 
 def kept_release(place: Path, number: int, digest: str) -> Release | None:
@@ -91,7 +91,8 @@ def _copy(place: Path, digest: str) -> Path:
     return place / f"release-{digest[:32]}.json"
 
 
-def _replace(file: Path, content: str) -> None:
+def replace(file: Path, content: str) -> None:
+    """Make `content` the whole of `file`, for every reader at once. Raises `OSError`."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}")
     try:

@@ -50,8 +50,19 @@ def _from_file(path: Path) -> Prompt:
         raise LabError(f"The prompt {path} has {len(text):,} characters, and MLflow keeps {registry.LONGEST:,}; shorten it.")
     chat = path.suffix == ".json"
     turns = _turns(text, str(path)) if chat else None
-    text = json.dumps(turns) if turns is not None else text
-    name = safe_name(path.stem)
+    return _registered(safe_name(path.stem), json.dumps(turns) if turns is not None else text, turns)
+
+
+def written(name: str, text: str) -> str:
+    """A system prompt as NAME@VERSION for `create`: a new version in the registry, or the one that has this text already."""
+    if not text.strip() or len(text) > registry.LONGEST:
+        raise LabError(f"A prompt has 1 to {registry.LONGEST:,} characters, not {len(text):,}.")
+    made = _registered(safe_name(name), text, None)
+    return f"{made.name}@{made.version}"
+
+
+def _registered(name: str, text: str, turns: list[dict[str, str]] | None) -> Prompt:
+    chat = turns is not None
     for entry in reversed(registry.entries(name)):
         if not entry.deleted and entry.tags.get(_TEXT) == text and (entry.tags.get(_KIND) == "chat") == chat:
             return _of(name, entry)
