@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from lab import names, stats
-from lab.ops.requests_schema import between, failed, served
+from lab.ops.requests_schema import SCORE, between, failed, served
 from lab.ops.slo import Slo
 from lab.stats import drift
 
@@ -158,7 +158,9 @@ class Drift:
         values, usual = (measured(part, self.measure).dropna() for part in (now, before))
         if usual.size < max(fewest, 100):
             return NOTHING
-        high = max(1.0, float(usual.quantile(0.995)))
+        # Shares and scores end at 1. Times and costs end where nearly all did: on a scale up to 1 USD no cent would move anything.
+        most = float(usual.quantile(0.995))
+        high = 1.0 if most <= 0 or self.measure in ("refused", "failed") or self.measure.startswith(SCORE) else most
         reference = drift.Reference.of(usual, low=min(0.0, float(usual.min())), high=high)
         found = drift.scan(drift.Level(reference, direction=self.direction, limit=bound), values)
         if found.began is None:

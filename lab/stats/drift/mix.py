@@ -28,6 +28,8 @@ class Mix:
         counts = Counter({name: int(n) for name, n in reference.items() if n > 0 and _known(name)}) if isinstance(
             reference, Mapping) else Counter(str(one) for one in reference if _known(one))
         total = sum(counts.values())
+        if not limit > 1:
+            raise LabError(f"A detector's limit is above 1, not {limit:g}; `limit()` reckons it from the false alarms you accept.")
         if total < FEWEST:
             raise LabError(f"A reference of {total} categories says too little; take at least {FEWEST}.")
         self.shares = {name: n / total for name, n in counts.most_common() if n / total >= LEAST_SHARE}

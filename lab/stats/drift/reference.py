@@ -62,7 +62,8 @@ class Reference:
         mean, n = (self.mean - self.low) / width, self.n
         error = 0.0 if math.isinf(n) else math.sqrt((self.deviation / width) ** 2 / n + 1 / (4 * n * n))
         edge = 1e-6 if math.isinf(n) else 1 / (2 * n)
-        return max(edge, mean - SLACK * error), min(1 - edge, mean + SLACK * error)
+        low, high = (min(max(end, edge), 1 - edge) for end in (mean - SLACK * error, mean + SLACK * error))
+        return low, high
 
     @property
     def variance(self) -> float:

@@ -80,13 +80,13 @@ class Found:
 def level(streams: Streams, *, limit: float, changes: Sequence[float] = CHANGES) -> Found:
     """Our detector of a drop, with the bound `limit`."""
     each = [bets(reference, "down", changes) for reference in streams.references]
-    at, size = (np.array([[getattr(bet, name) for bet in run] for run in each]).T for name in ("at", "size"))
+    at, size, weight = (np.array([[getattr(bet, name) for bet in run] for run in each]).T for name in ("at", "size", "weight"))
     sums = np.zeros_like(at)
 
     def step(x: Floats) -> Floats:
         nonlocal sums
         sums = np.minimum((1 + sums) * (1 + size * (at - x)), 1e300)
-        return np.asarray(sums.mean(axis=0))
+        return np.asarray((weight * sums).sum(axis=0))
 
     return _run(streams, step, limit)
 
