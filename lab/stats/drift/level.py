@@ -51,18 +51,23 @@ class Bet:
         return 1 + self.size * (self.at - x if self.direction == "down" else x - self.at)
 
 
-def bets(reference: Reference, direction: Direction, changes: Sequence[float] = CHANGES) -> list[Bet]:
-    """The bets against `reference`: for a change d the size d / variance, which for right and wrong is the likelihood ratio."""
+def bets(reference: Reference, direction: Direction,
+         changes: Sequence[float] = CHANGES, sides: int | None = None) -> list[Bet]:
+    """The bets against `reference`: for a change d the size d / variance, which for right and wrong is the likelihood ratio.
+
+    `sides` are the ends of all references that one alarm rests on; none given, those of this one. A mean that may be at the end of
+    the scale already is not bet to go there: such a bet has size 0 and wins nothing.
+    """
     if not changes or min(changes) <= 0:
         raise LabError("Changes to look for are shares above 0, such as 0.1 for a change of the mean by 10%.")
-    low, high = reference.bounds
-    sides: tuple[Literal["down", "up"], ...] = ("down", "up") if direction == "both" else (direction,)
+    ways: tuple[Literal["down", "up"], ...] = ("down", "up") if direction == "both" else (direction,)
+    low, high = reference.bounds(sides=sides or len(ways), change=min(changes))
     made = []
-    for side in sides:
+    for side in ways:
         at, room = (low, 1 - low) if side == "down" else (high, high)
         for change in changes if side == "down" else sorted({*changes, *RISES}):
             moved = change * at if side == "down" else min(change * at, 1 - at)
-            made.append(Bet(direction=side, at=at, size=min(moved / reference.variance, MOST_BET / room),
+            made.append(Bet(direction=side, at=at, size=min(moved / reference.variance, MOST_BET / max(room, 1e-9)),
                             weight=change**-2))
     whole = sum(bet.weight for bet in made)
     return [dataclasses.replace(bet, weight=bet.weight / whole) for bet in made]
@@ -72,13 +77,13 @@ class Level:
     """A detector of one stream. `update` says whether the mean has moved; call `reset` after an alarm was taken care of."""
 
     def __init__(self, reference: Reference, *, direction: Direction = "down", limit: float = 1e6,
-                 changes: Sequence[float] = CHANGES) -> None:
+                 changes: Sequence[float] = CHANGES, sides: int | None = None) -> None:
         if direction not in ("down", "up", "both"):
             raise LabError(f"A detector looks down, up or both, not '{direction}'.")
         if not limit > 1:
             raise LabError(f"A detector's limit is above 1, not {limit:g}; `limit()` reckons it from the false alarms you accept.")
         self.reference, self.limit = reference, limit
-        self.bets = bets(reference, direction, changes)
+        self.bets = bets(reference, direction, changes, sides)
         self.reset()
 
     def reset(self) -> None:

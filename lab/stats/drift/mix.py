@@ -35,8 +35,9 @@ class Mix:
         self.shares = {name: n / total for name, n in counts.most_common() if n / total >= LEAST_SHARE}
         rest = max(1.0, total - sum(n for name, n in counts.items() if name in self.shares)) / total
         self.limit = limit
-        self.levels = {name: Level(Reference.share(share, total), direction="both", limit=limit, changes=changes)
-                        for name, share in {**self.shares, OTHER: rest}.items()}
+        sides = 2 * (len(self.shares) + 1)
+        self.levels = {name: Level(Reference.share(share, total), direction="both", limit=limit, changes=changes, sides=sides)
+                       for name, share in {**self.shares, OTHER: rest}.items()}
 
     def update(self, category: str | None) -> bool:
         """Take one category; None was not measured and is passed over."""
