@@ -148,7 +148,8 @@ def trend(requests: pd.DataFrame, *, every_s: float = 86_400.0) -> pd.DataFrame:
     """Costs by period (UTC, `every_s` seconds long): one row a period with `time_s` of its beginning.
 
     Columns: requests, unpriced, cost_usd, cost_per_request_usd with `_low` and `_high` (clustered by user), prompt, cached and
-    output tokens, cached_share (of the prompts whose cached tokens are known), and change_share of the cost per request against the period before.
+    output tokens, cached_share (of the prompts whose cached tokens are known), and change_share of the cost per request against
+    the period before.
     """
     if not every_s > 0:
         raise LabError(f"A period lasts more than 0 seconds, not {every_s:g}.")
@@ -157,7 +158,7 @@ def trend(requests: pd.DataFrame, *, every_s: float = 86_400.0) -> pd.DataFrame:
     for start, part in log.groupby(np.floor(log["time_s"] / every_s) * every_s, sort=True):
         alone = part["request_id"].where(part["user_hash"] == "", "user " + part["user_hash"])
         each = stats.clustered_mean(part["cost_usd"], alone)
-        prompt, cached, output = (float(part[name].sum(min_count=1)) for name in ("prompt_tokens", "cached_tokens", "output_tokens"))
+        prompt, cached, output = (float(part[f"{kind}_tokens"].sum(min_count=1)) for kind in ("prompt", "cached", "output"))
         told = float(part["prompt_tokens"].where(part["cached_tokens"].notna()).sum(min_count=1))
         rows.append({
             "time_s": float(str(start)), "requests": len(part), "unpriced": int(part["cost_usd"].isna().sum()),

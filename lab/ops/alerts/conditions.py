@@ -158,7 +158,7 @@ class Drift:
         values, usual = (measured(part, self.measure).dropna() for part in (now, before))
         if usual.size < max(fewest, 100):
             return NOTHING
-        # Shares and scores end at 1. Times and costs end where nearly all did: on a scale up to 1 USD no cent would move anything.
+        # Shares and scores end at 1, times and costs where nearly all did: on a scale up to 1 USD no cent would move anything.
         most = float(usual.quantile(0.995))
         high = 1.0 if most <= 0 or self.measure in ("refused", "failed") or self.measure.startswith(SCORE) else most
         reference = drift.Reference.of(usual, low=min(0.0, float(usual.min())), high=high)

@@ -82,13 +82,16 @@ def _between(side: NDArray[np.float32], apart: NDArray[np.float32], n: int, m: i
 
 
 def _dissimilarity(x: NDArray[np.float64], kind: Kind) -> NDArray[np.float32]:
-    from scipy.spatial.distance import pdist, squareform
-
-    apart = squareform(pdist(x))
+    # By products, which are ten times as fast as pairs; what is no more than their rounding is no distance.
+    centred = x - x.mean(axis=0)
+    length = (centred**2).sum(axis=1)
+    squared = length[:, None] + length - 2 * centred @ centred.T
+    squared[squared <= 1e-12 * (length[:, None] + length)] = 0
+    apart = np.sqrt(squared)
     if kind == "energy":
         return np.asarray(apart, dtype=np.float32)
     width = float(np.median(apart[apart > 0])) if (apart > 0).any() else 1.0
-    return np.asarray(1 - np.exp(-(apart**2) / (2 * width**2)), dtype=np.float32)
+    return np.asarray(1 - np.exp(-squared / (2 * width**2)), dtype=np.float32)
 
 
 def _rows(sample: ArrayLike) -> NDArray[np.float64]:
@@ -128,8 +131,8 @@ class Vectors:
         """Take one vector; a test is made with the last of a window, and its result stands until the next."""
         row = np.asarray(vector, dtype=np.float64)
         if row.shape != self._reference.shape[1:]:
-            raise LabError(f"A vector of shape {row.shape} does not fit a reference of {self._reference.shape[1]} dimensions; embed "
-                           "both with one model.")
+            raise LabError(f"A vector of shape {row.shape} does not fit a reference of {self._reference.shape[1]} dimensions; "
+                           "embed both with one model.")
         if not np.isfinite(row).all():
             return self.alarm
         self._held.append(row)

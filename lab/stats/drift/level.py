@@ -5,8 +5,8 @@ came before, is not below m; nothing else is asked of the values. The sum over a
 M = (1 + M) (1 + lambda (m - x)) (Shiryaev 1963, Roberts 1966), is then at most the number of values on average, whenever one
 stops. So M reaches `limit` within n values with probability n / limit at most, and the mean time to a false alarm is `limit` at
 least (e-detectors: Shin, Ramdas and Rinaldo, arXiv 2203.03532). Bets on several sizes of change are averaged, which keeps
-both bounds. Their weights fall with the square of the change: a big change is seen so soon that the log of a small weight costs it
-few values, and a small one gets what it needs.
+both bounds. Their weights fall with the square of the change: a big change is seen so soon that the log of a small weight
+costs it few values, and a small one gets what it needs.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def bets(reference: Reference, direction: Direction,
          changes: Sequence[float] = CHANGES, sides: int | None = None) -> list[Bet]:
     """The bets against `reference`: for a change d the size d / variance, which for right and wrong is the likelihood ratio.
 
-    `sides` are the ends of all references that one alarm rests on; none given, those of this one. A mean that may be at the end of
-    the scale already is not bet to go there: such a bet has size 0 and wins nothing.
+    `sides` are the ends of all references that one alarm rests on; none given, those of this one. A mean that may be at the end
+    of the scale already is not bet to go there: such a bet has size 0 and wins nothing.
     """
     if not changes or min(changes) <= 0:
         raise LabError("Changes to look for are shares above 0, such as 0.1 for a change of the mean by 10%.")
@@ -81,7 +81,7 @@ class Level:
         if direction not in ("down", "up", "both"):
             raise LabError(f"A detector looks down, up or both, not '{direction}'.")
         if not limit > 1:
-            raise LabError(f"A detector's limit is above 1, not {limit:g}; `limit()` reckons it from the false alarms you accept.")
+            raise LabError(f"A detector's limit is above 1, not {limit:g}; `limit()` gives it for the false alarms you accept.")
         self.reference, self.limit = reference, limit
         self.bets = bets(reference, direction, changes, sides)
         self.reset()

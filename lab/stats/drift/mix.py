@@ -29,7 +29,7 @@ class Mix:
             reference, Mapping) else Counter(str(one) for one in reference if _known(one))
         total = sum(counts.values())
         if not limit > 1:
-            raise LabError(f"A detector's limit is above 1, not {limit:g}; `limit()` reckons it from the false alarms you accept.")
+            raise LabError(f"A detector's limit is above 1, not {limit:g}; `limit()` gives it for the false alarms you accept.")
         if total < FEWEST:
             raise LabError(f"A reference of {total} categories says too little; take at least {FEWEST}.")
         self.shares = {name: n / total for name, n in counts.most_common() if n / total >= LEAST_SHARE}

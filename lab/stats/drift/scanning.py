@@ -68,7 +68,8 @@ def _mix(detector: Mix, categories: Sequence[str]) -> Scanned:
     each = {name: float(np.logaddexp.reduce(part[0][:, end] + _weights(level.bets)))
             for (name, level), part in zip(detector.levels.items(), parts, strict=True)}
     strong = sorted((name for name in each if each[name] >= max(each.values()) + math.log(0.01)), key=lambda name: -each[name])
-    best = {name: max((k for k, one in enumerate(made) if one[0] == name), key=lambda k: weights[k] + sums[k, end]) for name in strong}
+    best = {name: max((k for k, one in enumerate(made) if one[0] == name), key=lambda k: weights[k] + sums[k, end])
+            for name in strong}
     return dataclasses.replace(found, moved=tuple(strong),
                                grown=tuple(name for name in strong if made[best[name]][1].direction == "up"))
 
