@@ -47,17 +47,19 @@ def main(
 
 
 def _verdicts(runs: int, requests: int, seed: int) -> dict[str, Any]:
-    made = {"false_verdicts": rollout.false_verdicts(runs, requests, seed), "naive": rollout.naive(runs, requests, seed),
-            "users": rollout.with_users(runs, requests, seed), "power": rollout.power_curve(2 * runs, seed),
-            "counting": rollout.seconds()}
+    made: dict[str, Any] = {
+        "false_verdicts": rollout.false_verdicts(runs, requests, seed), "naive": rollout.naive(runs, requests, seed),
+        "users": rollout.with_users(runs, requests, seed), "power": rollout.power_curve(2 * runs, seed),
+        "counting": rollout.seconds()}
     worst = max(row["wrong"] for row in made["false_verdicts"])
     print(f"A/B: wrong in {worst:.1%} at worst; at most 5%: {'yes' if worst <= 0.05 else 'NO'}")
     return made
 
 
 def _drift(streams: int, adwin_streams: int, mixes: int, seed: int) -> dict[str, Any]:
-    made = {"drift": drifting.detection(streams, seed), "beside": drifting.beside(streams, adwin_streams, seed),
-            "several": drifting.together(min(streams, 500), seed), "mix": drifting.mixes(mixes, seed)}
+    made: dict[str, Any] = {
+        "drift": drifting.detection(streams, seed), "beside": drifting.beside(streams, adwin_streams, seed),
+        "several": drifting.together(min(streams, 500), seed), "mix": drifting.mixes(mixes, seed)}
     kept = [row for row in made["drift"] if row["within_500"] >= 0.9]
     print("Drift: found within 500 requests in at least 90% of streams: "
           + ", ".join(f"{row['stream']} ({'known' if not row['reference'] else row['reference']}; false alarms "
