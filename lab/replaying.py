@@ -69,8 +69,8 @@ def _print(found: Replayed, names: list[str]) -> None:
     out.print(f"[bold]{said[found.look.decision]}[/]", soft_wrap=True)
     for line in found.look.why:
         out.print(f"  {escape(line)}", soft_wrap=True)
-    out.print(f"{found.asked} different requests were asked of both (A is release {a}, B release {b}); {found.same} were answered "
-              "with the same text.", style="dim", soft_wrap=True)
+    out.print(f"{found.asked} different requests were asked of both (A is release {a}, B release {b}); {found.same} were "
+              "answered with the same text.", style="dim", soft_wrap=True)
     failed = [(arm, sum(one.arm == arm and bool(one.error) for one in found.answers)) for arm in ("A", "B")]
     if any(count for _, count in failed):
         out.print("Failed: " + ", ".join(f"{count} with {arm}" for arm, count in failed) + ".", soft_wrap=True)

@@ -90,7 +90,8 @@ def test_the_same_answers_under_another_prompt_are_within_every_margin(home: Pat
 def test_without_known_answers_refusals_latency_and_cost_still_decide(home: Path) -> None:
     kept(QUESTIONS)
     a = release(home, "It is blue.")
-    declines = replay.replay(replay.logged(), a, release(home, "I cannot help you."), book=BOOK)
+    declines = replay.replay(replay.logged(), a, release(home, "I cannot help you."), book=BOOK,
+                             margins=replay.Margins(latency=0))
     slower = replay.replay(replay.logged(), a, release(home, "It is blue.", tpot_s=0.02), book=BOOK)
     assert declines.look.decision == slower.look.decision == "do not ship"
     assert declines.scored == 0 and declines.look.effects[0].harmful and not slower.look.effects[0].harmful
@@ -99,7 +100,7 @@ def test_without_known_answers_refusals_latency_and_cost_still_decide(home: Path
 
 def test_a_request_that_does_not_fit_the_candidate_is_its_failure_and_one_that_nobody_answers_is_an_error(home: Path) -> None:
     long = [f"{question} {'x' * 400}" if i % 2 else question for i, question in enumerate(QUESTIONS)]
-    kept(long)
+    kept(long, users=120)
     a = release(home, "It is blue.")
     found = replay.replay(replay.logged(), a, release(home, "It is blue.", context_tokens=300), book=BOOK, stop=False)
     failed = [one for one in found.answers if one.error]
