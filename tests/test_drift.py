@@ -109,6 +109,9 @@ def test_scanning_a_stream_shows_what_stepping_through_it_shows(seed: int, rate:
     found = drift.scan(drift.Level(drift.Reference.share(rate, 500), direction=side, limit=2000), values)
     assert found.at == at
     assert found.log_evidence == pytest.approx(math.log(level.evidence))
+    if at is None:
+        shown = drift.path(drift.Level(drift.Reference.share(rate, 500), direction=side, limit=2000), values)[-1]
+        assert shown == pytest.approx(max(0.0, found.log_evidence / math.log(2000)))
     if at is not None:
         assert found.began == np.flatnonzero(~np.isnan(values))[level.began] and found.direction == level.direction
 

@@ -14,25 +14,26 @@ from typing import Any
 from lab import machine
 from lab.bench import _monitor_drift as drifting
 from lab.bench import _monitor_log as logged
+from lab.bench import _monitor_page as page
 from lab.bench import _monitor_rollout as rollout
 from lab.bench import _monitor_vectors as embedded
 from lab.errors import LabError
 
-PARTS = ("log", "verdicts", "drift", "vectors")
+PARTS = ("page", "log", "verdicts", "drift", "vectors")
 
 
 def main(
     *, parts: Sequence[str] = (), runs: int = 1000, requests: int = 4000, streams: int = 1000, adwin_streams: int = 60,
-    mixes: int = 100, windows: int = 30, texts: int = 250, log_rows: int = 1_000_000, seed: int = 1,
+    mixes: int = 100, windows: int = 30, texts: int = 250, rows: int = 1_000_000, seed: int = 1,
 ) -> dict[str, Any]:
     """Simulate, print a line per figure, and return the same figures. No `parts` are all of them."""
     began, parts = time.perf_counter(), parts or PARTS
     if unknown := [part for part in parts if part not in PARTS]:
         raise LabError(f"There is no part '{unknown[0]}'; the parts are {', '.join(PARTS)}.")
-    if min(runs, streams, adwin_streams, mixes, windows, texts) < 2 or requests < 50 or log_rows < 1000:
+    if min(runs, streams, adwin_streams, mixes, windows, texts) < 2 or requests < 50 or rows < 1000:
         raise LabError("Every number of simulated things is at least 2, of requests at least 50, of rows at least 1,000.")
     steps: dict[str, Callable[[], dict[str, Any]]] = {
-        "log": lambda: {"log": logged.reading(log_rows, seed)},
+        "page": lambda: {"page": page.page(rows, seed)}, "log": lambda: {"log": logged.reading(rows, seed)},
         "verdicts": lambda: _verdicts(runs, requests, seed),
         "drift": lambda: _drift(streams, adwin_streams, mixes, seed),
         "vectors": lambda: {"vectors": embedded.vectors(windows, texts, seed)}}

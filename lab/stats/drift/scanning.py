@@ -48,7 +48,7 @@ def path(detector: Level, values: ArrayLike) -> Floats:
     """The evidence after each of `values` (NaN left out) as a share of an alarm's, on the scale of logarithms; never below 0."""
     raw = np.asarray(values, dtype=np.float64).ravel()
     sums, _ = _logs(detector.bets, detector.reference.scaled_all(raw[~np.isnan(raw)]))
-    evidence = np.logaddexp.reduce(sums, axis=0) - math.log(len(detector.bets))
+    evidence = np.logaddexp.reduce(sums + _weights(detector.bets)[:, None], axis=0)
     return np.asarray(np.clip(evidence / math.log(detector.limit), 0, None))
 
 
