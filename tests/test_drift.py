@@ -201,6 +201,15 @@ def test_a_mix_that_moves_is_found_with_what_grew() -> None:
     assert "food" in found.grown and found.moved[0] == "food" and found.began == detector.began
 
 
+def test_an_alarm_that_rests_on_many_words_allows_for_the_error_of_each() -> None:
+    reference = drift.Reference.share(0.1, 1000)
+    one, many = reference.bounds(sides=1), reference.bounds(sides=20)
+    assert many[0] < one[0] < 0.1 < one[1] < many[1]
+    mix = drift.Mix(["law"] * 100 + [f"t{i % 9}" for i in range(900)])
+    alone = drift.Level(reference, direction="both", changes=drift.mix.CHANGES)
+    assert mix.levels["law"].bets[0].at < alone.bets[0].at
+
+
 def test_a_word_that_was_never_there_is_counted_with_the_rare_ones() -> None:
     detector = drift.Mix([*topics(1000, (0.4, 0.3, 0.2, 0.1)), "rare"])
     assert detector.named("rare") == detector.named("new") == drift.mix.OTHER and detector.named("law") == "law"

@@ -53,6 +53,7 @@ def test_the_latest_different_texts_are_asked_with_their_users_in_the_order_they
     found = replay.logged(last=3)
     assert [one.prompt for one in found] == ["one", "three", "four"]
     assert [(one.id, one.user) for one in found] == [("r2", "user 0"), ("r4", "user 0"), ("r5", "user 1")]
+    assert [one.prompt for one in replay.logged()] == ["two", "one", "three", "four"]
     assert [one.prompt for one in replay.logged(since_s=1e9 + 5)] == ["four"]
 
 
@@ -82,8 +83,9 @@ def test_a_candidate_that_answers_wrongly_is_stopped_early_by_its_pairs(home: Pa
 def test_the_same_answers_under_another_prompt_are_within_every_margin(home: Path) -> None:
     kept(QUESTIONS)
     found = replay.replay(replay.logged(), release(home, "It is blue."), release(home, "It is blue.", "Be blunt."), book=BOOK,
-                          known=replay.Known.of([own_set(home)]), margins=replay.Margins(quality=0.1, latency=0.1))
-    assert found.look.decision == "ship" and found.same == found.asked
+                          known=replay.Known.of([own_set(home)]), margins=replay.Margins(quality=0.1, latency=0.1), stop=False)
+    assert found.look.decision == "ship" and found.same == found.asked == len(QUESTIONS)
+    assert found.look.effects[0].units == (40, 40) and found.look.effects[0].n == (120, 120)  # users are the clusters
     assert [one.metric.name for one in found.look.effects] == ["quality", "usable", "e2e_s"]
 
 

@@ -160,6 +160,18 @@ def test_independent_requests_give_the_textbook_interval_when_the_evidence_is_tu
     assert effect.change.high - effect.change.low == pytest.approx(2 * half, rel=0.05)
 
 
+def test_the_variance_of_few_requests_is_that_of_a_sample_and_of_one_more_value_as_far_off_as_any() -> None:
+    values = [0.2, 0.3, 0.5, 0.8, 1.3]
+    sums = Sums(metric=LATENCY)
+    for value in values:
+        sums.add("A", value)
+        sums.add("B", value)
+    logs = np.log(values)
+    far = np.abs(logs - logs.mean()).max()
+    each = np.var(logs, ddof=1) / 5 + far**2 / 25
+    assert float(sums.change().information(0.0)[0]) == pytest.approx(1 / (2 * each))
+
+
 def test_requests_of_the_same_users_teach_less_and_counting_each_twice_teaches_nothing() -> None:
     seen = drawn(600, 0.8, 0.8)
     once = [(arm, value, f"user {i}") for i, (arm, value, _) in enumerate(seen)]
