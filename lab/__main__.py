@@ -26,6 +26,7 @@ from lab import (
     judging,
     monitoring,
     releasing,
+    replaying,
     reporting,
     rolling,
     summary_file,
@@ -53,6 +54,7 @@ app.add_typer(monitoring.app, name="monitor")
 app.add_typer(rolling.app, name="rollout", no_args_is_help=True)
 app.add_typer(telling.app, name="story", no_args_is_help=True)
 app.command("judge")(judging.judge)
+app.command("replay")(replaying.replay)
 app.command("report")(reporting.report)
 app.command("doctor")(doctoring.doctor)
 out = Console(highlight=False)

@@ -17,7 +17,7 @@ FLOORS = (
     ("experiments",),
     ("ops",),
     ("plots", "running", "notebook", "summary_file", "wording", "report", "reporting", "doctor", "doctoring",
-     "releasing", "judging", "plots_monitor", "monitoring", "rolling", "telling", "story", "pages", "bench",
+     "releasing", "replaying", "judging", "plots_monitor", "monitoring", "rolling", "telling", "story", "pages", "bench",
      "__main__", "app"),
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}

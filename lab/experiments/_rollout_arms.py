@@ -50,7 +50,8 @@ class Configuration:
         if math.isnan(self.input_usd):
             return (generation.ended_s - generation.sent_s) * usd_per_hour / 3600
         prompt = generation.usage.prompt_tokens
-        output = len(generation.tokens_at_s) or generation.usage.output_tokens or 0
+        told = generation.usage.output_tokens
+        output = len(generation.tokens_at_s) if told is None else told
         return math.nan if prompt is None else (prompt * self.input_usd + output * self.output_usd) / 1e6
 
 

@@ -77,7 +77,7 @@ class PriceBook:
         if model not in self.prices:
             return math.nan
         usage = generation.usage
-        output = len(generation.tokens_at_s) or usage.output_tokens or 0
+        output = len(generation.tokens_at_s) if usage.output_tokens is None else usage.output_tokens  # what is billed
         began = generation.started_s if generation.started_s is not None else generation.sent_s
         ended = generation.ended_s if speed.failed(generation) or not generation.tokens_at_s else generation.tokens_at_s[-1]
         return self.prices[model].cost_usd(prompt_tokens=_number(usage.prompt_tokens), cached_tokens=_number(usage.cached_tokens),
@@ -148,7 +148,8 @@ def trend(requests: pd.DataFrame, *, every_s: float = 86_400.0) -> pd.DataFrame:
     """Costs by period (UTC, `every_s` seconds long): one row a period with `time_s` of its beginning.
 
     Columns: requests, unpriced, cost_usd, cost_per_request_usd with `_low` and `_high` (clustered by user), prompt, cached and
-    output tokens, cached_share, and change_share of the cost per request against the period before.
+    output tokens, cached_share (of the prompts whose cached tokens are known), and change_share of the cost per request against
+    the period before.
     """
     if not every_s > 0:
         raise LabError(f"A period lasts more than 0 seconds, not {every_s:g}.")
@@ -157,17 +158,21 @@ def trend(requests: pd.DataFrame, *, every_s: float = 86_400.0) -> pd.DataFrame:
     for start, part in log.groupby(np.floor(log["time_s"] / every_s) * every_s, sort=True):
         alone = part["request_id"].where(part["user_hash"] == "", "user " + part["user_hash"])
         each = stats.clustered_mean(part["cost_usd"], alone)
-        prompt, cached = float(part["prompt_tokens"].sum()), float(part["cached_tokens"].sum())
+        prompt, cached, output = (float(part[f"{kind}_tokens"].sum(min_count=1)) for kind in ("prompt", "cached", "output"))
+        told = float(part["prompt_tokens"].where(part["cached_tokens"].notna()).sum(min_count=1))
         rows.append({
             "time_s": float(str(start)), "requests": len(part), "unpriced": int(part["cost_usd"].isna().sum()),
             "cost_usd": float(part["cost_usd"].sum(min_count=1)), "cost_per_request_usd": each.value,
             "cost_per_request_usd_low": each.low, "cost_per_request_usd_high": each.high, "prompt_tokens": prompt,
-            "cached_tokens": cached, "output_tokens": float(part["output_tokens"].sum()),
-            "cached_share": cached / prompt if prompt else math.nan})
-    found = pd.DataFrame(rows)
-    if len(found):
-        found["change_share"] = found["cost_per_request_usd"].pct_change(fill_method=None)
+            "cached_tokens": cached, "output_tokens": output,
+            "cached_share": cached / told if told else math.nan})
+    found = pd.DataFrame(rows, columns=_TREND)
+    found["change_share"] = found["cost_per_request_usd"].astype(float).pct_change(fill_method=None)
     return found
+
+
+_TREND = ["time_s", "requests", "unpriced", "cost_usd", "cost_per_request_usd", "cost_per_request_usd_low",
+          "cost_per_request_usd_high", "prompt_tokens", "cached_tokens", "output_tokens", "cached_share"]
 
 
 def _number(count: int | None) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 
 from lab.errors import LabError
 from lab.stats import _z
-from lab.stats.sequential.comparison import ALPHA
+from lab.stats.sequential.comparison import ALPHA, FEWEST
 from lab.stats.sequential.metric import Metric
 from lab.stats.sequential.mixture import log_e
 
@@ -69,7 +69,8 @@ def curve(
     if requests < 2 or runs < 1 or looks < 2:
         raise LabError("A power curve needs at least 2 requests, 2 looks and a run.")
     rng = np.random.default_rng(seed)
-    n = np.unique(np.geomspace(min(20, requests), requests, looks).round())
+    first = max(20, math.ceil(FEWEST * design / min(share, 1 - share)))
+    n = np.unique(np.geomspace(min(first, requests), requests, looks).round())
     information = n * share * (1 - share) / (deviation**2 * design)
     steps = np.sqrt(np.diff(information, prepend=0.0))
     motion = np.cumsum(rng.standard_normal((runs, n.size)) * steps, axis=1)

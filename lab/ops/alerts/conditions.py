@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from lab import names, stats
-from lab.ops.requests_schema import between, failed, served
+from lab.ops.requests_schema import SCORE, between, failed, served
 from lab.ops.slo import Slo
 from lab.stats import drift
 
@@ -158,8 +158,8 @@ class Drift:
         values, usual = (measured(part, self.measure).dropna() for part in (now, before))
         if usual.size < max(fewest, 100):
             return NOTHING
-        high = max(1.0, float(usual.quantile(0.995)))
-        reference = drift.Reference.of(usual, low=min(0.0, float(usual.min())), high=high)
+        low, high = _ends(usual, self.measure)
+        reference = drift.Reference.of(usual, low=low, high=high)
         found = drift.scan(drift.Level(reference, direction=self.direction, limit=bound), values)
         if found.began is None:
             return Finding(firing=False, value=found.log_evidence, limit=math.log(bound))
@@ -174,7 +174,7 @@ class Drift:
         values, usual = (measured(part, self.measure).dropna() for part in (now, before))
         if usual.size < max(fewest, 100):
             return NOTHING
-        low, high = min(0.0, float(usual.min())), max(1.0, float(usual.quantile(0.995)))
+        low, high = _ends(usual, self.measure)
         scaled = [drift.Reference(mean=low, deviation=0.0, low=low, high=high).scaled_all(part.to_numpy(dtype=float))
                   for part in (usual.iloc[-MOST_LEARNT:], values)]
         made = [drift.Adwin()] if self.detector == "adwin" else [
@@ -245,6 +245,14 @@ def _taken(values: pd.Series, take: Take, limit: float, above: bool) -> tuple[fl
     beyond = int((values > limit).sum()) if above else int((values < limit).sum())
     share = stats.proportion(beyond, values.size, confidence=SURE).low
     return stats.percentile(values, q), share > (1 - q / 100 if above else q / 100)
+
+
+def _ends(usual: pd.Series, measure: str) -> tuple[float, float]:
+    """The scale a drift is looked for on. Shares and scores end at 1, times and costs where nearly all did: on one up to 1 USD no
+    cent would move anything."""
+    most = float(usual.quantile(0.995))
+    share = measure in ("refused", "failed") or measure.startswith(SCORE)
+    return min(0.0, float(usual.min())), 1.0 if share or most <= 0 else most
 
 
 def _finding(firing: bool, value: float, limit: float, said: str, bad: pd.Series, usual: float) -> Finding:

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from lab.stats.drift.by_river import Adwin, PageHinkley
+from lab.stats.drift.ceiling import most_found
 from lab.stats.drift.distribution import Distance, Kind, Vectors, two_samples
 from lab.stats.drift.level import CHANGES, Direction, Level, limit
 from lab.stats.drift.mix import Mix
@@ -16,4 +17,4 @@ from lab.stats.drift.reference import Reference
 from lab.stats.drift.scanning import Scanned, path, scan
 
 __all__ = ["CHANGES", "Adwin", "Direction", "Distance", "Kind", "Level", "Mix", "PageHinkley", "Reference", "Scanned", "Vectors",
-           "limit", "path", "scan", "two_samples"]
+           "limit", "most_found", "path", "scan", "two_samples"]

@@ -5,11 +5,13 @@ came before, is not below m; nothing else is asked of the values. The sum over a
 M = (1 + M) (1 + lambda (m - x)) (Shiryaev 1963, Roberts 1966), is then at most the number of values on average, whenever one
 stops. So M reaches `limit` within n values with probability n / limit at most, and the mean time to a false alarm is `limit` at
 least (e-detectors: Shin, Ramdas and Rinaldo, arXiv 2203.03532). Bets on several sizes of change are averaged, which keeps
-both bounds.
+both bounds. Their weights fall with the square of the change: a big change is seen so soon that the log of a small weight
+costs it few values, and a small one gets what it needs.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +23,8 @@ from lab.stats.drift.reference import Reference
 Direction = Literal["down", "up", "both"]
 CHANGES = (0.1, 0.2, 0.5)
 """Relative changes of the mean that are bet on: 0.1 is a drop of 10%."""
+RISES = (1.0, 4.0)
+"""Rises that are bet on as well: what is rare (refusals) has room to become twice or five times as many."""
 MOST_BET = 0.9
 """Share of the largest bet that cannot lose everything."""
 
@@ -40,34 +44,46 @@ class Bet:
     direction: Literal["down", "up"]
     at: float
     size: float
+    weight: float
+    """Its share of the average; those of all bets of a detector add up to 1."""
 
     def pays(self, x: float) -> float:
         return 1 + self.size * (self.at - x if self.direction == "down" else x - self.at)
 
 
-def bets(reference: Reference, direction: Direction, changes: Sequence[float] = CHANGES) -> list[Bet]:
-    """The bets against `reference`: for a change d the size d / variance, which for right and wrong is the likelihood ratio."""
+def bets(reference: Reference, direction: Direction,
+         changes: Sequence[float] = CHANGES, sides: int | None = None) -> list[Bet]:
+    """The bets against `reference`: for a change d the size d / variance, which for right and wrong is the likelihood ratio.
+
+    `sides` are the ends of all references that one alarm rests on; none given, those of this one. A mean that may be at the end
+    of the scale already is not bet to go there: such a bet has size 0 and wins nothing.
+    """
     if not changes or min(changes) <= 0:
         raise LabError("Changes to look for are shares above 0, such as 0.1 for a change of the mean by 10%.")
-    low, high = reference.bounds
+    ways: tuple[Literal["down", "up"], ...] = ("down", "up") if direction == "both" else (direction,)
+    low, high = reference.bounds(sides=sides or len(ways), change=min(changes))
     made = []
-    for side in ("down", "up") if direction == "both" else (direction,):
+    for side in ways:
         at, room = (low, 1 - low) if side == "down" else (high, high)
-        for change in changes:
+        for change in changes if side == "down" else sorted({*changes, *RISES}):
             moved = change * at if side == "down" else min(change * at, 1 - at)
-            made.append(Bet(direction=side, at=at, size=min(moved / reference.variance, MOST_BET / room)))
-    return made
+            made.append(Bet(direction=side, at=at, size=min(moved / reference.variance, MOST_BET / max(room, 1e-9)),
+                            weight=change**-2))
+    whole = sum(bet.weight for bet in made)
+    return [dataclasses.replace(bet, weight=bet.weight / whole) for bet in made]
 
 
 class Level:
     """A detector of one stream. `update` says whether the mean has moved; call `reset` after an alarm was taken care of."""
 
     def __init__(self, reference: Reference, *, direction: Direction = "down", limit: float = 1e6,
-                 changes: Sequence[float] = CHANGES) -> None:
+                 changes: Sequence[float] = CHANGES, sides: int | None = None) -> None:
         if direction not in ("down", "up", "both"):
             raise LabError(f"A detector looks down, up or both, not '{direction}'.")
+        if not limit > 1:
+            raise LabError(f"A detector's limit is above 1, not {limit:g}; `limit()` gives it for the false alarms you accept.")
         self.reference, self.limit = reference, limit
-        self.bets = bets(reference, direction, changes)
+        self.bets = bets(reference, direction, changes, sides)
         self.reset()
 
     def reset(self) -> None:
@@ -91,7 +107,7 @@ class Level:
     @property
     def evidence(self) -> float:
         """The sum M; an alarm is due when it reaches the limit."""
-        return sum(self._sums) / len(self._sums)
+        return sum(bet.weight * one for bet, one in zip(self.bets, self._sums, strict=True))
 
     @property
     def alarm(self) -> bool:
@@ -100,16 +116,20 @@ class Level:
     @property
     def began(self) -> int:
         """The value (from 0) with which the change most likely began: where Page's (1954) sum of the strongest bet last was 0."""
-        return self._start[max(range(len(self._sums)), key=self._sums.__getitem__)]
+        return self._start[self._strongest]
 
     @property
     def direction(self) -> Literal["down", "up"]:
         """The direction that the strongest bet is on."""
-        return self.bets[max(range(len(self._sums)), key=self._sums.__getitem__)].direction
+        return self.bets[self._strongest].direction
+
+    @property
+    def _strongest(self) -> int:
+        return max(range(len(self._sums)), key=lambda i: self.bets[i].weight * self._sums[i])
 
     def as_json(self) -> dict[str, Any]:
         """The state as plain values."""
-        return {"n": self.n, "sums": self._sums, "best": self._best, "start": self._start}
+        return {"n": self.n, "sums": [*self._sums], "best": [*self._best], "start": [*self._start]}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over what `as_json` gave for the same reference and settings."""

@@ -28,13 +28,16 @@ class Mix:
         counts = Counter({name: int(n) for name, n in reference.items() if n > 0 and _known(name)}) if isinstance(
             reference, Mapping) else Counter(str(one) for one in reference if _known(one))
         total = sum(counts.values())
+        if not limit > 1:
+            raise LabError(f"A detector's limit is above 1, not {limit:g}; `limit()` gives it for the false alarms you accept.")
         if total < FEWEST:
             raise LabError(f"A reference of {total} categories says too little; take at least {FEWEST}.")
         self.shares = {name: n / total for name, n in counts.most_common() if n / total >= LEAST_SHARE}
         rest = max(1.0, total - sum(n for name, n in counts.items() if name in self.shares)) / total
         self.limit = limit
-        self.levels = {name: Level(Reference.share(share, total), direction="both", limit=limit, changes=changes)
-                        for name, share in {**self.shares, OTHER: rest}.items()}
+        sides = 2 * (len(self.shares) + 1)
+        self.levels = {name: Level(Reference.share(share, total), direction="both", limit=limit, changes=changes, sides=sides)
+                       for name, share in {**self.shares, OTHER: rest}.items()}
 
     def update(self, category: str | None) -> bool:
         """Take one category; None was not measured and is passed over."""

@@ -41,14 +41,14 @@ def scan(detector: Level | Mix, values: ArrayLike | Sequence[str]) -> Scanned:
     raw = np.asarray(values, dtype=np.float64).ravel()
     kept = np.flatnonzero(~np.isnan(raw))
     sums, capital = _logs(detector.bets, detector.reference.scaled_all(raw[kept]))
-    return _found(sums, capital, detector.bets, kept, detector.limit)[0]
+    return _found(sums, capital, detector.bets, _weights(detector.bets), kept, detector.limit)[0]
 
 
 def path(detector: Level, values: ArrayLike) -> Floats:
     """The evidence after each of `values` (NaN left out) as a share of an alarm's, on the scale of logarithms; never below 0."""
     raw = np.asarray(values, dtype=np.float64).ravel()
     sums, _ = _logs(detector.bets, detector.reference.scaled_all(raw[~np.isnan(raw)]))
-    evidence = np.logaddexp.reduce(sums, axis=0) - math.log(len(detector.bets))
+    evidence = np.logaddexp.reduce(sums + _weights(detector.bets)[:, None], axis=0)
     return np.asarray(np.clip(evidence / math.log(detector.limit), 0, None))
 
 
@@ -61,12 +61,15 @@ def _mix(detector: Mix, categories: Sequence[str]) -> Scanned:
     made = [(name, bet) for name, level in detector.levels.items() for bet in level.bets]
     parts = [_logs(level.bets, (words[kept] == name).astype(np.float64)) for name, level in detector.levels.items()]
     sums, capital = (np.concatenate([part[k] for part in parts]) for k in (0, 1))
-    found, end = _found(sums, capital, [bet for _, bet in made], kept, detector.limit)
+    weights = np.concatenate([_weights(level.bets) for level in detector.levels.values()]) - math.log(len(parts))
+    found, end = _found(sums, capital, [bet for _, bet in made], weights, kept, detector.limit)
     if found.at is None:
         return found
-    each = {name: float(np.logaddexp.reduce(part[0][:, end])) for name, part in zip(detector.levels, parts, strict=True)}
+    each = {name: float(np.logaddexp.reduce(part[0][:, end] + _weights(level.bets)))
+            for (name, level), part in zip(detector.levels.items(), parts, strict=True)}
     strong = sorted((name for name in each if each[name] >= max(each.values()) + math.log(0.01)), key=lambda name: -each[name])
-    best = {name: max((k for k, one in enumerate(made) if one[0] == name), key=lambda k: sums[k, end]) for name in strong}
+    best = {name: max((k for k, one in enumerate(made) if one[0] == name), key=lambda k: weights[k] + sums[k, end])
+            for name in strong}
     return dataclasses.replace(found, moved=tuple(strong),
                                grown=tuple(name for name in strong if made[best[name]][1].direction == "up"))
 
@@ -80,14 +83,19 @@ def _logs(bets: Sequence[Bet], x: Floats) -> tuple[Floats, Floats]:
     return (capital + np.logaddexp.accumulate(-before, axis=1) if x.size else capital), capital
 
 
-def _found(sums: Floats, capital: Floats, bets: Sequence[Bet], kept: NDArray[np.intp], limit: float) -> tuple[Scanned, int]:
+def _weights(bets: Sequence[Bet]) -> Floats:
+    return np.log([bet.weight for bet in bets])
+
+
+def _found(sums: Floats, capital: Floats, bets: Sequence[Bet], weights: Floats, kept: NDArray[np.intp],
+           limit: float) -> tuple[Scanned, int]:
     """What was found, and the place of the alarm among the values that were not passed over."""
-    evidence = np.logaddexp.reduce(sums, axis=0) - math.log(len(bets))
+    evidence = np.logaddexp.reduce(sums + weights[:, None], axis=0)
     over = np.flatnonzero(evidence >= math.log(limit))
     if not over.size:
         return Scanned(log_evidence=float(evidence[-1]) if evidence.size else -math.inf), -1
     at = int(over[0])
-    best = int(np.argmax(sums[:, at]))
+    best = int(np.argmax(sums[:, at] + weights))
     path = np.concatenate([[0.0], capital[best, :at]])
     began = at - int(np.argmin(path[::-1]))  # the last place at which the capital was lowest
     return Scanned(at=int(kept[at]), began=int(kept[began]), log_evidence=float(evidence[at]), direction=bets[best].direction), at

@@ -80,13 +80,13 @@ class Found:
 def level(streams: Streams, *, limit: float, changes: Sequence[float] = CHANGES) -> Found:
     """Our detector of a drop, with the bound `limit`."""
     each = [bets(reference, "down", changes) for reference in streams.references]
-    at, size = (np.array([[getattr(bet, name) for bet in run] for run in each]).T for name in ("at", "size"))
+    at, size, weight = (np.array([[getattr(bet, name) for bet in run] for run in each]).T for name in ("at", "size", "weight"))
     sums = np.zeros_like(at)
 
     def step(x: Floats) -> Floats:
         nonlocal sums
         sums = np.minimum((1 + sums) * (1 + size * (at - x)), 1e300)
-        return np.asarray(sums.mean(axis=0))
+        return np.asarray((weight * sums).sum(axis=0))
 
     return _run(streams, step, limit)
 
@@ -102,6 +102,32 @@ def calibrated(streams: Streams, *, allowance: float, false_alarms: float) -> fl
     for t in range(streams.before):
         most = np.maximum(most, step(streams.values[:, t]))
     return float(np.quantile(most, 1 - false_alarms, method="higher"))
+
+
+def last_values(streams: Streams, *, window: int, limit: float) -> Found:
+    """The simplest one: the sum of the last `window` values at or below a limit. Knows nothing of what came before."""
+    return _run(streams, _last(streams.values.shape[0], window), -limit)
+
+
+def calibrated_last(streams: Streams, *, window: int, false_alarms: float) -> float:
+    """The limit at which it is wrong in this share of the stable parts."""
+    step, most = _last(streams.values.shape[0], window), np.full(streams.values.shape[0], -np.inf)
+    for t in range(streams.before):
+        most = np.maximum(most, step(streams.values[:, t]))
+    return float(-np.quantile(most, 1 - false_alarms, method="higher")) - 1e-9
+
+
+def _last(runs: int, window: int) -> Callable[[Floats], Floats]:
+    held, total, n = np.zeros((window, runs)), np.zeros(runs), 0
+
+    def step(x: Floats) -> Floats:
+        nonlocal total, n
+        total = total + x - held[n % window]
+        held[n % window] = x
+        n += 1
+        return -total if n >= window else np.full(runs, -np.inf)
+
+    return step
 
 
 def adwin(streams: Streams, *, delta: float) -> Found:

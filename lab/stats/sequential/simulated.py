@@ -82,7 +82,8 @@ def _reach(metric: Metric, sides: tuple[Floats, Floats], x: Floats, n: list[Floa
         most = np.maximum.accumulate(np.where(side > 0, x, -np.inf), axis=1)
         least = np.minimum.accumulate(np.where(side > 0, x, np.inf), axis=1)
         far.append(np.where(count > 0, np.maximum(most - mean, mean - least), 0.0))
-    return np.asarray(np.maximum(*far))
+        far.append(metric.spread * (mean if metric.scale == "mean" else np.ones_like(mean)))
+    return np.asarray(np.maximum.reduce(far))
 
 
 def clustered(

@@ -8,6 +8,7 @@ clock of that variance, and by Slepian's inequality (1962) they cross a boundary
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -23,7 +24,7 @@ Arm = Literal["A", "B"]
 
 @dataclass(kw_only=True)
 class Sums:
-    """The sums of one metric. It is the state of a comparison; `as_json` and `of_json` carry it over a restart."""
+    """The sums of one metric. It is the state of a comparison; `as_json` and `restore` carry it over a restart."""
 
     metric: Metric
     n: list[int] = field(default_factory=lambda: [0, 0])
@@ -82,11 +83,15 @@ class Sums:
 
     @property
     def reach(self) -> float:
-        """The longest distance a value can have from its mean: the metric's range, or on other scales what was seen."""
+        """The longest distance a value can have from its mean: the metric's range, or on other scales what was seen.
+
+        There it is at least the change of interest, or values that have all been the same so far would be taken for certain.
+        """
         if self.metric.scale == "difference":
             return self.metric.high - self.metric.low
-        means = [s / n if n else math.nan for s, n in zip(self.s, self.n, strict=True)]
-        return max((max(self.most[i] - means[i], means[i] - self.least[i]) for i in (0, 1) if self.n[i]), default=0.0)
+        means = [s / n if n else 0.0 for s, n in zip(self.s, self.n, strict=True)]
+        seen = (max(self.most[i] - means[i], means[i] - self.least[i]) for i in (0, 1) if self.n[i])
+        return max(self.metric.spread * (max(means) if self.metric.scale == "mean" else 1.0), *seen, 0.0)
 
     def change(self) -> Change:
         """The change so far, with its information under any hypothesis."""
@@ -95,14 +100,14 @@ class Sums:
 
     def as_json(self) -> dict[str, Any]:
         """The state as plain values; `restore` puts it back."""
-        kept = {name: getattr(self, name) for name in _KEPT}
+        kept = {name: copy.deepcopy(getattr(self, name)) for name in _KEPT}
         return {**kept, "least": [_finite(x) for x in self.least], "most": [_finite(x) for x in self.most]}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over what `as_json` gave. Raises `LabError` when that is something else."""
         try:
             for name in _KEPT:
-                setattr(self, name, state[name])
+                setattr(self, name, copy.deepcopy(state[name]))
             self.least = [math.inf if x is None else float(x) for x in state["least"]]
             self.most = [-math.inf if x is None else float(x) for x in state["most"]]
         except (KeyError, TypeError, ValueError) as error:
