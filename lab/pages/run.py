@@ -18,6 +18,7 @@ from lab.ops.started import Started
 
 EVERY_S = 2.0
 LISTED = 8
+COLUMNS = 3
 
 
 def main() -> None:
@@ -47,12 +48,13 @@ def _form(name: str, cls: type[experiments.Experiment]) -> dict[str, str]:
     """A widget for every field; what differs from its default, as text."""
     hints = typing.get_type_hints(cls)
     changed = {}
-    columns = st.columns(3, gap="medium")
-    for number, one in enumerate(dataclasses.fields(cls)):
-        with columns[number % 3]:
-            text = _field(one, hints[one.name], f"run {name} {one.name}")
-        if text != experiments.shown(one.default):
-            changed[one.name] = text
+    fields = dataclasses.fields(cls)
+    for first in range(0, len(fields), COLUMNS):  # row by row, so that their order stays on a narrow screen
+        for column, one in zip(st.columns(COLUMNS, gap="medium"), fields[first : first + COLUMNS], strict=False):
+            with column:
+                text = _field(one, hints[one.name], f"run {name} {one.name}")
+            if text != experiments.shown(one.default):
+                changed[one.name] = text
     return changed
 
 
