@@ -303,7 +303,7 @@ def test_one_deviating_answer_is_no_evidence_either_way_and_many_items_are() -> 
         wrong, right = [1] * n, [1] * n
         wrong[0], right[-1] = 0, 0
         assert [agreement(labels, one).above_constant for one in (wrong, right)] == [said, said]
-        assert agreement(labels, [1] * n).above_constant == "no"  # who says one thing of everything is a constant guess
+        assert agreement(labels, [1] * n).above_constant == said  # who says one thing of few is not yet known to do so of all
 
 
 def test_no_is_said_only_where_a_lead_of_the_margin_is_excluded() -> None:
@@ -334,3 +334,9 @@ def test_below_ten_items_there_is_no_interval_to_be_too_narrow() -> None:
     assert math.isnan(alpha_estimate(table[:, :9], level="ordinal").low) and alpha_estimate(table, level="ordinal").low < 1
     few = agreement([1, 0, 1, 0, 1, 0, 1, 0, 1], [1, 0, 1, 0, 1, 0, 1, 0, 1])
     assert math.isnan(few.kappa.low) and math.isnan(few.lead.low) and few.above_constant == "cannot tell"
+
+
+def test_the_same_said_of_few_items_is_not_yet_a_constant_guess_and_of_many_it_is() -> None:
+    labels = [1.0, 0.0] * 60
+    assert agree.agreement(labels[:12], [1.0] * 12).above_constant == "cannot tell"
+    assert agree.agreement([1.0] * 40 + labels[:20], [1.0] * 60).above_constant == "no"

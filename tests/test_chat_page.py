@@ -253,6 +253,7 @@ class Talking:
         self.page.get_by_text(text).last.wait_for(timeout=60_000)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium or chrome on the path")
 def test_in_a_browser_tools_are_refused_and_confirmed_an_answer_rewritten_and_a_stream_blocked(
     watched_policy: Path, address: str, browser,  # noqa: F811

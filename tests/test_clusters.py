@@ -107,3 +107,12 @@ def test_sides_that_do_not_pair_are_refused() -> None:
         changed([Part(values=[1, 0])], [Part(values=[1, 0, 1])])
     with pytest.raises(LabError, match="one cluster for each value"):
         mean_of_means([Part(values=[1, 0], clusters=["a"])])
+
+
+def test_sets_of_which_all_items_agree_still_leave_doubt_beside_each_other() -> None:
+    right, none = Part(values=np.ones(20)), Part(values=np.zeros(20))
+    both = mean_of_means([right, right])
+    assert both.value == 1 and both.low < 0.98 and both.high == 1
+    mixed = mean_of_means([none, Part(values=np.tile([0.0, 1.0], 10))])
+    alone = mean_of_means([Part(values=np.full(20, 0.5)), Part(values=np.tile([0.0, 1.0], 10))])
+    assert mixed.high - mixed.low > alone.high - alone.low and mixed.low >= 0

@@ -454,3 +454,15 @@ assert not datasets.are_progress_bars_disabled()
 def assert_one_sentence(error: LabError) -> None:
     said = str(error)
     assert said.endswith(".") and "\n" not in said and not re.search(r"\. [A-Z]", said), said
+
+
+def test_a_file_with_a_column_twice_and_characters_that_a_terminal_obeys_do_no_harm(tmp_path: Path) -> None:
+    from lab.data import shown
+
+    twice = tmp_path / "twice.csv"
+    twice.write_text("question,question,references\na,b,c\n")
+    with pytest.raises(LabError, match="column 'question' twice"):
+        questions(str(twice))
+    hostile = tmp_path / "hostile.jsonl"
+    hostile.write_text(json.dumps({"question": "red \x1b[31m and \u202e back", "references": ["x\x00y"]}) + "\n")
+    assert all(line.isprintable() for line in shown.items(str(hostile), 3))

@@ -80,8 +80,8 @@ SCHEMA = {"type": "object", "required": ["why", "grade", "sure"],
           "properties": {"why": {"type": "string", "maxLength": 30}, "grade": {"enum": [1, 2, 3]}, "sure": {"type": "boolean"}}}
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.5])
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize(("temperature", "seed"), [
+    (0.0, 1), (1.5, 2), pytest.param(0.0, 2, marks=pytest.mark.slow), pytest.param(1.5, 1, marks=pytest.mark.slow)])
 def test_an_answer_under_a_schema_parses_and_satisfies_it(engine: Engine, temperature: float, seed: int) -> None:
     result = generate(engine, ask(engine, "Grade this answer: Paris.", max_tokens=96, ignore_eos=False, seed=seed,
                                   temperature=temperature, json_schema=json.dumps(SCHEMA)))

@@ -158,6 +158,7 @@ def test_what_cannot_be_asked_is_refused_at_the_door() -> None:
 
 
 @real
+@pytest.mark.slow
 def test_a_model_that_is_right_seven_times_in_ten_hallucinates_three(fresh_store: Path) -> None:
     done = ran("right-70", items=40)
     config = Hallucination(engine="scripted", model="right-70", situations=("reasoning", "technical"), items=40, sets=(), detectors=())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import accumulate
 
 import pytest
@@ -10,6 +12,7 @@ from ground_truth.adversary import SSE, WORDS, chunk, event, good, page, stream,
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lab.engines.http.client import Client
 from lab.errors import LabError
 from lab.load.answer import Answer, Observed
 from lab.load.counting import spread, token_times
@@ -227,3 +230,33 @@ def test_an_unusable_address_is_one_sentence_without_a_password(url: str) -> Non
     with pytest.raises(LabError) as caught:
         Endpoint(url=url, model="m")
     assert "word" not in str(caught.value)
+
+
+def test_a_stream_of_known_length_leaves_its_connection_fit_for_the_next_request() -> None:
+    body = b'data: {"choices": [{"index": 0, "delta": {"content": "hello"}}]}\n\ndata: [DONE]\n\n'
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Content-Type", "text/event-stream")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    client = Client(Endpoint(url=f"http://127.0.0.1:{server.server_address[1]}/v1", model="m"), timeout_s=20)
+    try:
+        for _ in range(4):
+            assert b"".join(part for part in client.stream("/chat/completions", b"{}") if isinstance(part, bytes)) == body
+    finally:
+        client.close()
+        server.shutdown()
+        server.server_close()

@@ -235,7 +235,7 @@ def test_side_by_side_is_rated_undone_and_noted_with_the_keyboard_alone(address,
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium or chrome on the path")
-@pytest.mark.parametrize(("width", "dark"), [(1280, False), (420, True)])
+@pytest.mark.parametrize(("width", "dark"), [pytest.param(1280, False, marks=pytest.mark.slow), (420, True)])
 def test_the_card_fits_the_screen_and_works_by_touch(address, browser, width, dark) -> None:
     task = ratings.create(two_models(), items=1, axes=("correctness", "clarity"))
     seen = Watched(browser, width, dark=dark)

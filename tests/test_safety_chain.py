@@ -291,3 +291,17 @@ def test_a_call_whose_arguments_are_blocked_leaves_the_budget_as_it_was() -> Non
 def test_an_answer_that_must_be_rewritten_cannot_be_pushed() -> None:
     with pytest.raises(LabError, match="use `stream`"):
         safety.Chain(policy(REWRITE), engines=second("OK")).flow()
+
+
+class _Wrong:
+    """A guard of somebody's own that answers yes where a scan is wanted."""
+
+    def scan(self, text: str, start: int, ended: bool) -> bool:
+        return True
+
+
+def test_a_guard_that_gives_something_else_than_a_scan_blocks_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lab.safety import limits
+
+    looked = limits.look(lambda: _Wrong().scan("x", 0, True), None)  # type: ignore[arg-type,return-value]
+    assert looked.scan is None and "bool in place of a scan" in looked.reason

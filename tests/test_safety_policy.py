@@ -95,3 +95,11 @@ def test_unknown_guards_and_roles_are_named() -> None:
         guards.make("x", {})
     with pytest.raises(LabError, match="no role 'stranger'; its roles are user, operator"):
         safety.Chain(safety.load()).input("Hi", role="stranger")
+
+
+@pytest.mark.parametrize("limit", [".inf", "1.0e+12", "0", "-1"])
+def test_a_time_limit_that_nobody_can_wait_for_is_refused(limit: str) -> None:
+    text = ("policy: mine\nversion: 1\nrules:\n"
+            f"  - {{name: a, guard: content, on: [input], action: block, timeout_s: {limit}}}\n")
+    with pytest.raises(LabError, match="time limit"):
+        safety.parse(text)

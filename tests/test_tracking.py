@@ -265,6 +265,7 @@ def test_a_killed_process_leaves_a_run_that_died(fresh_store: Path) -> None:
     assert history.frame("experiment")["state"].tolist() == ["died"] and history.frame()["state"].tolist() == ["finished"] * 2
 
 
+@pytest.mark.slow
 def test_kill_int_of_a_real_ladder_keeps_what_was_measured(fresh_store: Path) -> None:
     process = lab("run", "quantization", "--rungs", "F16,Q8_0,Q4_0,Q4_K_M,Q6_K", "--prompt-tokens", "32", "--output-tokens", "8", "--repeats", "3",
                   "--chunks", "1", "--chunk-tokens", "128", "--items", "2", "--threads", "1", home=fresh_store)
@@ -311,6 +312,7 @@ def test_two_processes_that_come_first_at_once_both_find_a_whole_store(fresh_sto
     assert set(history.frame("experiment", experiment="performance")["name"]) == {"one", "two"}
 
 
+@pytest.mark.slow
 def test_an_unreachable_server_is_one_sentence_before_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as taken:  # bound and not listening: every connection is refused
         taken.bind(("127.0.0.1", 0))

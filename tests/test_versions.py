@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.util
 import itertools
 import json
 import os
@@ -458,7 +459,7 @@ def test_a_pointer_needs_no_folder_it_can_write_to(lab: Path, monkeypatch: pytes
         raise OSError(30, "Read-only file system")
 
     with monkeypatch.context() as broken:
-        broken.setattr(kept, "_replace", refused)
+        broken.setattr(kept, "replace", refused)
         pointer = versions.Pointer(poll_s=0)
         assert pointer.current() == one
         assert "not everything could follow" in versions.promote(two.number, by="ana", why="read-only").caution
@@ -626,7 +627,8 @@ class Fake:
 
 @pytest.fixture
 def indexed(lab: Path) -> tuple[Fake, Path]:
-    pytest.importorskip("usearch", reason="the extra `embeddings` is not installed")
+    if importlib.util.find_spec("usearch") is None:
+        pytest.skip("the extra `embeddings` is not installed")
     fake = Fake(lab / "embedder")
     documents = [retrieval.Document(id=str(i), text=f"Fact number {i} stands here.") for i in range(20)]
     retrieval.build(documents, fake).save(lab / "index")

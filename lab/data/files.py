@@ -62,6 +62,8 @@ def _refuse_ragged(raw: bytes, file: str) -> None:
         header = next(table, [])
         if len(header) == 1 and ";" in header[0]:
             raise LabError(f"The fields of '{file}' are separated by semicolons; separate them by commas.")
+        if twice := [name for name in dict.fromkeys(header) if name and header.count(name) > 1]:
+            raise LabError(f"'{file}' has the column '{twice[0]}' twice; give every column a name of its own.")
         for number, row in enumerate(table, start=1):
             if len(row) > len(header):
                 raise LabError(f"Row {number} of '{file}' has {len(row)} fields for {len(header)} columns; put quotes "

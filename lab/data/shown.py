@@ -105,4 +105,6 @@ def _lines(item: Question | Labelled | dict[str, Any]) -> Iterator[str]:
 
 
 def _short(text: str) -> str:
-    return textwrap.shorten(text, _WIDTH, placeholder=" …")
+    """At most a few lines; what a terminal would obey instead of showing it is spelled out."""
+    short = textwrap.shorten(text, _WIDTH, placeholder=" …")
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in short)

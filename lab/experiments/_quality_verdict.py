@@ -66,6 +66,8 @@ def decide(trials: pd.DataFrame, *, margin: float, items: int, available: int) -
     if few:
         caveats.insert(0, f"Too few items to tell about {', '.join(one.name for one in few)}: 'not shown' does not mean "
                        f"'worse'. {_remedy(few, margin, items, available)}")
+        caveats.append("What could be detected is larger in the table, where all comparisons of the run share the error, than in "
+                       "the decision, where only the candidates do.")
     return Verdict(decision=decision, chosen=str(best["name"]), why=tuple(why), caveats=tuple(dict.fromkeys(caveats)))
 
 

@@ -208,7 +208,8 @@ class Guardrails(Experiment):
             decision = f"Use {whole['name']}: it catches more than {base['name']} and raises fewer false alarms."
             chosen = str(whole["name"])
         elif more == 1 and fewer == 0:
-            decision = f"Use {whole['name']}: it catches more than {base['name']}; no difference in false alarms was shown."
+            decision = (f"Use {whole['name']}: it catches more than {base['name']}; that it raises fewer false alarms too, as it "
+                        "should, was not shown.")
             chosen = str(whole["name"])
         elif more == 1:
             decision, chosen = f"{against}: it catches more, but raises more false alarms; neither is better in both.", None
@@ -217,6 +218,7 @@ class Guardrails(Experiment):
         known = [m for m in ("caught", "false_alarm", "masked") if not math.isnan(float(whole.get(f"metrics.{m}", math.nan)))]
         why = [f"{describe(m).label}: {_shown(whole, m)} with {whole['name']}, {_shown(base, m)} with {base['name']}."
                for m in known]
+        why += _hardest(trials, whole, base)
         why += [f"{describe('added_p99_s').label}: {_shown(whole, 'added_p99_s')}.", *_idle(chains, whole), *_held(trials)]
         return Verdict(decision=decision, chosen=chosen, why=tuple(why), caveats=self._caveats(trials))
 
@@ -232,6 +234,20 @@ class Guardrails(Experiment):
         else:
             found.append("The look-alikes and injections were written by the authors of the rules, who looked at the other half.")
         return tuple(found)
+
+
+def _hardest(trials: pd.DataFrame, whole: pd.Series[Any], base: pd.Series[Any]) -> list[str]:
+    """The harmless set with the most false alarms: a pooled rate falls with every easy item that is added."""
+    if "params.expected" not in trials:
+        return []
+    sets = trials[(trials["params.kind"] == "set") & (trials["params.expected"] == "benign")]
+    mine = sets[(sets["params.chain"] == whole["params.chain"]) & sets["metrics.caught_rate"].notna()]
+    if mine.empty:
+        return []
+    worst = mine.loc[mine["metrics.caught_rate"].idxmax()]
+    beside = sets[(sets["params.chain"] == base["params.chain"]) & (sets["params.set"] == worst["params.set"])]
+    more = f", {_shown(beside.iloc[0], 'caught_rate')} with {base['name']}" if len(beside) else ""
+    return [f"Most of them among {worst['params.set']}: {_shown(worst, 'caught_rate')} with {whole['name']}{more}."]
 
 
 def looks(chain: safety.Chain, items: Sequence[Item]) -> list[Seen]:

@@ -192,7 +192,11 @@ class Judging(Experiment):
         decision = " ".join(_decision(name, part) for name, part in rows.groupby("params.set", sort=False))
         best = _trusted(rows)
         notes = trials.get("tags.lab.note.caveat", pd.Series(dtype=str)).dropna()
+        likely = list(dict.fromkeys(trials[trials["params.by"] == "likelihood"]["params.judge"])) if "params.by" in trials else []
         caveats = (*busy(trials), *(note for note in dict.fromkeys(notes) if note))
+        if likely:
+            caveats += (f"{_and(likely)}: read as probabilities, nothing is drawn, so asking again gives the same; how far "
+                        "a grade would vary when it is drawn was not measured.",)
         return Verdict(decision=decision, chosen=str(best["name"]) if best is not None else None,
                        why=_why(trials, rows), caveats=caveats)
 

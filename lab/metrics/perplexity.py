@@ -165,9 +165,15 @@ class TextLosses:
 
     @property
     def word_estimate(self) -> Estimate:
-        """`word_perplexity` with an interval over blocks of words; NaN below 2 blocks."""
-        found = stats.mean(_blocks(self.word_nll))
-        return Estimate(value=self.word_perplexity, low=math.exp(found.low), high=math.exp(found.high))
+        """The perplexity per word of the whole blocks of words, with an interval over them (NaN below 2), as `compare` takes it.
+
+        Words after the last whole block are left out; a text of less than one block has that of all its words and no interval.
+        """
+        blocks = _blocks(self.word_nll)
+        if not len(blocks):
+            return Estimate(value=self.word_perplexity)
+        found = stats.mean(blocks)
+        return Estimate(value=math.exp(found.value), low=math.exp(found.low), high=math.exp(found.high))
 
 
 def strided(engine: Engine, text: str, *, window_tokens: int = 512, context_tokens: int = 256) -> TextLosses:

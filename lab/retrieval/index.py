@@ -89,7 +89,10 @@ class Index:
         return out
 
     def save(self, folder: Path | str) -> None:
-        """Write the index into `folder`, whole or not at all. Raises `LabError` where something else lies there."""
+        """Write the index into `folder`, whole or not at all. Raises `LabError` where something else lies there.
+
+        An index that is there already is set aside as `NAME.old` until the new one stands; that remains after a crash between.
+        """
         target = Path(folder).expanduser()
         if target.exists() and not (target / _FILES["manifest"]).is_file():
             raise LabError(f"'{target}' exists and is no index; give a folder that is not there yet.")
@@ -104,9 +107,14 @@ class Index:
             hashes = {name: _sha256(partial / _FILES[name]) for name in _FILES if name != "manifest"}
             manifest = {**self.manifest, "files": hashes}
             (partial / _FILES["manifest"]).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+            old = target.with_name(f"{target.name}.old")
             if target.exists():
-                os.replace(target, Path(made) / "old")
+                if old.exists():
+                    remove(old)
+                os.replace(target, old)  # not into the temporary folder, which goes with what is in it
             os.replace(partial, target)
+            if old.exists():
+                remove(old)
 
 
 def build(documents: Sequence[Document], embedder: Embeds, splitting: Splitting = Splitting()) -> Index:
@@ -135,9 +143,13 @@ def load(folder: Path | str, embedder: Embeds) -> Index:
     place = Path(folder).expanduser()
     try:
         manifest = json.loads((place / _FILES["manifest"]).read_text(encoding="utf-8"))
-        known = {name: manifest[name] for name in ("format", "embedding_model", "embedding_sha256", "files")}
+        known = {name: manifest[name] for name in ("format", "embedding_model", "embedding_sha256", "files", "documents_sha256",
+                                                   "splitting")}
+        whole = isinstance(known["embedding_sha256"], str) and set(known["files"]) == set(_FILES) - {"manifest"}
     except (OSError, ValueError, KeyError, TypeError):
-        raise LabError(f"'{place}' is no index; give the folder that an index was saved into.") from None
+        whole = False
+    if not whole:
+        raise LabError(f"'{place}' is no index; give the folder that an index was saved into.")
     if known["format"] != FORMAT:
         raise LabError(f"The index in '{place}' has format {known['format']}, and this version reads {FORMAT}; build it again.")
     if known["embedding_sha256"] != embedder.sha256:
@@ -168,6 +180,8 @@ def remove(folder: Path | str) -> None:
 
 
 def _library() -> Any:
+    import pyarrow  # noqa: F401  first: loaded after usearch 2.26, pyarrow 25 ends the process when it reads times with a zone
+
     try:
         from usearch import index
     except ImportError as error:

@@ -28,7 +28,11 @@ def look(scan: Callable[[], Scan], timeout_s: float | None) -> Looked:
 
     def run() -> None:
         try:
-            found.append(scan())
+            given = scan()
+            if isinstance(given, Scan):
+                found.append(given)
+            else:
+                reasons.append(f"it gave {type(given).__name__} in place of a scan")
         except Exception as error:  # a guard that breaks must block, whatever broke it
             # Only our own sentences are known to quote no text of anybody.
             reasons.append(str(error) if isinstance(error, LabError) else f"it raised {type(error).__name__}")

@@ -15,6 +15,7 @@ FOLDER = Path(__file__).parent / "policies"
 DEFAULT = "default"
 MESSAGE = "This cannot be shown: it goes against the rules of this service."
 TIMEOUT_S = 30.0
+MOST_TIMEOUT_S = 3600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,8 +140,9 @@ class _Reading(lines.Checked):
         self._actions(entry, on, path)
         who = self.texts(entry.get("roles", []), (*path, "roles"), roles, "role")
         timeout = entry.get("timeout_s", TIMEOUT_S if _slow(entry["guard"]) else None)
-        if timeout is not None and not timeout > 0:
-            raise self.error((*path, "timeout_s"), f"the time limit is {timeout:g} s; give a number above 0")
+        if timeout is not None and not 0 < timeout <= MOST_TIMEOUT_S:
+            raise self.error((*path, "timeout_s"), f"the time limit is {timeout:g} s; give a number above 0, "
+                                                    f"{MOST_TIMEOUT_S:g} at most")
         return Rule(name=entry["name"], guard=entry["guard"], on=on, action=entry["action"], roles=who,  # type: ignore[arg-type]
                     settings=entry.get("settings", {}), message=entry.get("message", ""), timeout_s=timeout,
                     instruction=entry.get("instruction", ""), disclaimer=entry.get("disclaimer", ""))
@@ -172,8 +174,8 @@ class _Reading(lines.Checked):
         budget = entry.get("calls_per_session")
         if budget is not None and budget < 0:
             raise self.error((*path, "calls_per_session"), f"a budget of {budget} calls cannot be; give 0 or more")
-        if not entry.get("timeout_s", 60.0) > 0:
-            raise self.error((*path, "timeout_s"), "the time to answer must be above 0 s")
+        if not 0 < entry.get("timeout_s", 60.0) <= MOST_TIMEOUT_S:
+            raise self.error((*path, "timeout_s"), f"the time to answer must be above 0 s, and {MOST_TIMEOUT_S:g} s at most")
         return Tool(name=name, roles=self.texts(entry["roles"], (*path, "roles"), roles, "role"), schema=schema,
                     calls_per_session=budget, confirm=entry.get("confirm", False), shows=entry.get("shows", ""),
                     timeout_s=float(entry.get("timeout_s", 60.0)))

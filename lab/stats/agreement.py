@@ -43,7 +43,7 @@ class Agreement:
     `observed` is the share of items that agree. `constant` is that of the constant guess that agrees best with the labels:
     an agreement says nothing without it. `lead` is the paired difference of the two, item by item (see `_lead`).
     `above_constant` is "yes" when the interval of the lead lies above 0; "no" when it ends below `MARGIN`, so that a lead
-    worth having is excluded, or when one and the same was said of everything, which is a constant guess; "cannot tell"
+    worth having is excluded (one and the same said of 40 items is enough for that, of 12 it is not); "cannot tell"
     between the two, below 10 items, and where the labels do not vary, since nothing can then be better than constant.
     """
 
@@ -145,7 +145,7 @@ def agreement(
         n=x.size, observed=_share(agree, owner, clusters is not None, confidence),
         kappa=drawn(kappa(a, b), lambda w: _kappas(w, a, b, domain.size)),
         alpha=drawn(alpha(ratings), lambda w: _alphas(w, counts, np.arange(domain.size, dtype=np.float64), "nominal")),
-        constant=constant, lead=lead, above_constant=_above(lead, varied=constant < 1, one_thing=np.unique(b).size == 1))
+        constant=constant, lead=lead, above_constant=_above(lead, varied=constant < 1))
 
 
 def _lead(better: Floats, owner: Codes, confidence: float) -> Estimate:
@@ -167,10 +167,10 @@ def _lead(better: Floats, owner: Codes, confidence: float) -> Estimate:
     return Estimate(value=mean, low=max(-1.0, min(mean, found.low)), high=min(1.0, max(mean, found.high)))
 
 
-def _above(lead: Estimate, *, varied: bool, one_thing: bool) -> Literal["yes", "no", "cannot tell"]:
+def _above(lead: Estimate, *, varied: bool) -> Literal["yes", "no", "cannot tell"]:
     if math.isnan(lead.low) or not varied:
         return "cannot tell"
-    return "yes" if lead.low > 0 else "no" if one_thing or lead.high <= MARGIN else "cannot tell"
+    return "yes" if lead.low > 0 else "no" if lead.high <= MARGIN else "cannot tell"
 
 
 def _share(agree: Floats, owner: Codes, clustered: bool, confidence: float) -> Estimate:

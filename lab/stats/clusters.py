@@ -48,8 +48,9 @@ class Change(stats.Difference):
 def mean_of_means(parts: Sequence[Part], *, confidence: float = 0.95) -> Estimate:
     """The mean of the parts' means with a cluster-robust t interval; NaN when a part has no scored item.
 
-    For one part of shares (all 0 or 1) whose items agree the interval is Wilson's over clusters: five right answers out
-    of five do not prove that all are right.
+    Five right answers out of five do not prove that all are right: where all items of a part are 0, or all 1, the interval
+    of that part alone is Wilson's over clusters, and among several it adds the error of Agresti and Coull (1998), two
+    clusters added on either side. Where all values lie between 0 and 1, so do the ends of the interval.
     """
     found = [_Sums.of(np.asarray(part.values, dtype=np.float64), part.clusters) for part in parts]
     if not found or any(one.items == 0 for one in found):
@@ -61,7 +62,8 @@ def mean_of_means(parts: Sequence[Part], *, confidence: float = 0.95) -> Estimat
     if freedom < 1 or math.isnan(error):
         return Estimate(value=value)
     half = _t(0.5 + confidence / 2, freedom) * error
-    return Estimate(value=value, low=value - half, high=value + half)
+    least, most = (0.0, 1.0) if all(one.shares for one in found) else (-math.inf, math.inf)
+    return Estimate(value=value, low=max(least, value - half), high=min(most, value + half))
 
 
 def changed(
@@ -103,6 +105,8 @@ class _Sums:
     counts: NDArray[np.float64]
     agree: bool
     """Whether all values are 0, or all are 1."""
+    shares: bool
+    """Whether all values lie between 0 and 1."""
 
     @classmethod
     def of(cls, values: NDArray[np.float64], clusters: Sequence[Hashable]) -> _Sums:
@@ -115,7 +119,8 @@ class _Sums:
         kept = values[scored]
         return cls(sums=np.bincount(owner, weights=kept, minlength=len(number)).astype(float),
                    counts=np.bincount(owner, minlength=len(number)).astype(float),
-                   agree=bool(kept.size and np.isin(kept, (0, 1)).all() and (kept == kept[0]).all()))
+                   agree=bool(kept.size and np.isin(kept, (0, 1)).all() and (kept == kept[0]).all()),
+                   shares=bool(((kept >= 0) & (kept <= 1)).all()))
 
     @property
     def groups(self) -> int:
@@ -135,6 +140,9 @@ class _Sums:
             return math.nan
         pulls = (self.sums - self.mean * self.counts) * self.groups / self.items
         squares = float(pulls @ pulls)
+        if not doubt and self.agree:
+            share = (self.mean * self.groups + 2) / (self.groups + 4)
+            return share * (1 - share) / (self.groups + 4)
         if not doubt:
             return squares / (self.groups - 1) / self.groups
         largest = float(np.abs(self.sums).max()) * self.groups / self.items

@@ -88,6 +88,7 @@ class Client:
                     yield data
             else:
                 yield self._object(response.read())
+            response.close()  # read1 leaves a body of known length open, and its connection would refuse the next request
             whole = True
         except (OSError, http.client.HTTPException) as error:
             raise (Broken if begun else LabError)(self._broken(error)) from error

@@ -34,7 +34,7 @@ from lab.metrics.judging.standing import (
 )
 from lab.metrics.validity import auc
 from lab.records import Estimate, Score
-from lab.stats.agreement import FEWEST, MARGIN, Agreement, agreement
+from lab.stats.agreement import MARGIN, Agreement, agreement
 
 NOTHING = Estimate(value=math.nan)
 
@@ -85,10 +85,10 @@ class Trust:
 
     @property
     def pair_standing(self) -> Standing:
-        """What its preferences are worth. One that changes with the order is none, and one that never comes neither."""
+        """What its preferences are worth. One that changes with the order decides nothing, as one that calls all a tie."""
         if self.pairs is None or not self.asked_pairs:
             return "cannot tell"
-        if self.pairs_unscored.value == 1 or self.flip_share.low > 0.5 or self._never_decides:
+        if self.pairs_unscored.value == 1 or self._never_decides:
             return NO_BETTER
         found = standing_of(self.pairs)
         doubtful = (not self.flip_share.high <= MOST_FLIPS or self.pairs_unscored.value > MOST_UNSCORED
@@ -98,7 +98,7 @@ class Trust:
     @property
     def _never_decides(self) -> bool:
         """With ties worth a half, so few decisions cannot lead a coin by more than the margin, were they all right."""
-        return self.decided.high <= 2 * MARGIN or (self.decided.value == 0 and self.asked_pairs >= FEWEST)
+        return self.decided.high <= 2 * MARGIN
 
     def sentence(self) -> str:
         """What its grades are worth and why, in a sentence."""

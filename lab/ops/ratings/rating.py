@@ -27,6 +27,7 @@ FIRST, SECOND, TIE = "first", "second", "tie"
 """A preference as it is stored: for the first or second answer of the pair as the task has them, wherever each was shown."""
 UNSCORED = "cannot tell"
 _LONGEST = 60
+_FORMULA = "=+-@"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +178,8 @@ def named(rater: str) -> str:
     name = " ".join(unicodedata.normalize("NFC", rater).split())
     if not name or len(name) > _LONGEST or not name.isprintable():
         raise LabError(f"A rater needs a name of 1 to {_LONGEST} characters, so that two people's ratings stay apart.")
+    if name[0] in _FORMULA:
+        raise LabError(f"A rater's name does not begin with '{name[0]}', which a spreadsheet takes for a formula; leave it out.")
     return name
 
 
@@ -200,7 +203,7 @@ def _stored(axis: str, value: Value, turned: bool) -> Value:
         if value not in CHOICES:
             raise LabError(f"A comparison ends with A, B or tie (or cannot tell), not with {value!r}.")
         return TIE if value == "tie" else FIRST if (value == "A") != turned else SECOND
-    if isinstance(value, str) or value not in GRADES:
+    if isinstance(value, (str, bool)) or value not in GRADES:
         raise LabError(f"A grade is a whole number from {GRADES[0]} to {GRADES[-1]} (or cannot tell), not {value!r} on {axis}.")
     return float(value)
 
