@@ -131,15 +131,23 @@ def _from_sql(connection: sqlite3.Connection, name: str) -> list[Entry]:
     return [Entry(number=n, at_ms=at, deleted=gone, tags=tags) for n, (at, gone, tags) in found.items()]
 
 
+_PROMPTS = " AND tags.`mlflow.prompt.is_prompt` = 'true'"
+"""Without this in the filter the search leaves out prompts, which are registered models, too."""
+
+
 def _from_rest(name: str) -> list[Entry]:
     with tracking._sentences():
-        client, found, token = store.client(), list[Entry](), ""
-        while True:
-            page = client.search_model_versions(f"name='{name}'", max_results=1000, page_token=token or None)
-            found += [Entry(number=int(v.version), at_ms=int(v.creation_timestamp), tags=dict(v.tags)) for v in page]
-            token = page.token or ""
-            if not token:
-                return sorted(found, key=lambda e: e.number)
+        return _searched(f"name='{name}'") or _searched(f"name='{name}'{_PROMPTS}")
+
+
+def _searched(which: str) -> list[Entry]:
+    client, found, token = store.client(), list[Entry](), ""
+    while True:
+        page = client.search_model_versions(which, max_results=1000, page_token=token or None)
+        found += [Entry(number=int(v.version), at_ms=int(v.creation_timestamp), tags=dict(v.tags)) for v in page]
+        token = page.token or ""
+        if not token:
+            return sorted(found, key=lambda e: e.number)
 
 
 def _head_by_rest(name: str) -> tuple[int, int]:
@@ -153,7 +161,8 @@ def _head_by_rest(name: str) -> tuple[int, int]:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return 0, 0
             raise
-        last = client.search_model_versions(f"name='{name}'", max_results=1, order_by=["version_number DESC"])
+        last = [found for which in (f"name='{name}'", f"name='{name}'{_PROMPTS}")
+                for found in client.search_model_versions(which, max_results=1, order_by=["version_number DESC"])]
         return born, int(last[0].version) if last else 0
 
 
