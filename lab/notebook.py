@@ -152,6 +152,17 @@ def show_rows(rows: Iterable[Mapping[str, Any]]) -> None:
         _display({"text/html": shown.to_html(index=False, border=0), "text/plain": shown.to_string(index=False)})
 
 
+def contents() -> list[dict[str, str]]:
+    """The notebooks beside this one in their order: number, file and the question that each one asks in its title."""
+    import json
+
+    rows = []
+    for path in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")):
+        title = "".join(json.loads(path.read_text())["cells"][0]["source"]).splitlines()[0]
+        rows.append({"notebook": path.stem, "question": title.removeprefix("# ")})
+    return rows
+
+
 def show_verdict(verdict: Verdict | None, *, title: str = "Verdict", cautions: bool = True) -> None:
     """Show a decision, why it was made and, unless that is said elsewhere, what speaks against trusting it."""
     if verdict is None:

@@ -143,3 +143,9 @@ def test_a_figure_is_plain_json_on_white_and_keeps_its_data(shown: list[dict[str
 def test_a_notebook_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(LabError, match="There is no notebook"):
         notebook.main(["execute", str(tmp_path / "none.ipynb")])
+
+
+def test_the_contents_name_every_notebook_with_its_question_in_order() -> None:
+    rows = notebook.contents()
+    assert [row["notebook"] for row in rows] == sorted(path.stem for path in notebook.NOTEBOOKS.glob("*.ipynb"))
+    assert all(row["question"].endswith("?") and not row["question"].startswith("#") for row in rows)

@@ -305,3 +305,19 @@ def test_a_guard_that_gives_something_else_than_a_scan_blocks_and_says_so(monkey
 
     looked = limits.look(lambda: _Wrong().scan("x", 0, True), None)  # type: ignore[arg-type,return-value]
     assert looked.scan is None and "bool in place of a scan" in looked.reason
+
+
+@pytest.mark.parametrize("scan", [
+    safety.Scan(certain=10**6), safety.Scan(certain=None), safety.Scan(certain=3, findings=(None,)),  # type: ignore[arg-type]
+    safety.Scan(certain=3, findings=(safety.Finding(start=3, end=1, category="x"),))])
+def test_a_scan_that_cannot_be_blocks_and_says_so(scan: safety.Scan) -> None:
+    from lab.safety.flow import Flow
+
+    class Odd:
+        def scan(self, text: str, start: int, ended: bool) -> safety.Scan:
+            return scan
+
+    rule = safety.parse("policy: p\nversion: 1\nrules:\n  - {name: odd, guard: content, on: [output], action: block}\n").rules[0]
+    flow = Flow([(rule, Odd())], stage="output", message="no", log=lambda made: made)
+    assert flow.push("some text") + flow.end() in ("", "no") and flow.blocked
+    assert "guard failed" in flow.decisions[-1].reason

@@ -103,3 +103,15 @@ def test_a_time_limit_that_nobody_can_wait_for_is_refused(limit: str) -> None:
             f"  - {{name: a, guard: content, on: [input], action: block, timeout_s: {limit}}}\n")
     with pytest.raises(LabError, match="time limit"):
         safety.parse(text)
+
+
+@pytest.mark.parametrize("shows", ["Do {x", "}"])
+def test_words_of_a_confirmation_with_odd_braces_are_refused(shows: str) -> None:
+    text = f"policy: mine\nversion: 1\nrules: []\nroles: [user]\ntools:\n  t: {{roles: [user], confirm: true, shows: '{shows}'}}\n"
+    with pytest.raises(LabError, match="braces"):
+        safety.parse(text)
+
+
+def test_a_rule_about_no_topic_is_refused() -> None:
+    with pytest.raises(LabError, match="No topic"):
+        guards.make("topics", {"topics": []})

@@ -330,3 +330,13 @@ def test_nothing_beats_the_front_and_all_others_are_beaten(points: list[tuple[fl
 def test_a_front_without_a_direction_is_refused() -> None:
     with pytest.raises(LabError, match="directions"):
         stats.pareto_front([(1, 2)], ("neither", "lower"))  # type: ignore[arg-type]
+
+
+def test_shares_are_apart_only_where_both_intervals_allow_it() -> None:
+    few = stats.apart(stats.proportion(0, 20), stats.proportion(9, 78))
+    assert few.low < 0 < few.high
+    many = stats.apart(stats.proportion(0, 200), stats.proportion(60, 200))
+    assert many.high < 0
+    # Newcombe (1998), Statistics in Medicine 17, table II, method 10: 56/70 less 48/80.
+    known = stats.apart(stats.proportion(56, 70), stats.proportion(48, 80))
+    assert (known.low, known.high) == (pytest.approx(0.0524, abs=1e-4), pytest.approx(0.3339, abs=1e-4))

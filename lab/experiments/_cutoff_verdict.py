@@ -25,12 +25,13 @@ def decide(trials: pd.DataFrame, *, left_out: tuple[str, ...], confirmable: bool
     chosen = naming[0] if naming and naming[0][STANDING] == "ends" else None
     said = [str(row[SAID]) for row in naming]
     other = [str(row[SAID]) for _, row in ends.iterrows() if row["params.signal"] not in NAMES_AN_END]
-    return Verdict(decision=" ".join([_headline(naming), *said[:1]]), chosen=str(chosen["name"]) if chosen is not None else None,
+    return Verdict(decision=" ".join([_headline(naming, confirmable), *said[:1]]),
+                   chosen=str(chosen["name"]) if chosen is not None else None,
                    why=(*said[1:], *other, *_premises(trials)),
-                   caveats=(*busy(trials), *left_out, *_caveats(trials, confirmable, chosen is not None)))
+                   caveats=(*busy(trials), *left_out, *_caveats(trials)))
 
 
-def _headline(naming: list[Row]) -> str:
+def _headline(naming: list[Row], confirmable: bool) -> str:
     if not naming:
         return "Cannot tell where knowledge ends: nothing was measured."
     first = naming[0]
@@ -39,10 +40,13 @@ def _headline(naming: list[Row]) -> str:
         spans = [(row["metrics.last_known_year_low"], row["metrics.last_known_year_high"]) for row in found]
         apart = max(low for low, _ in spans) > min(high for _, high in spans)
         odd = " The sets or signals do not agree on where: their 95% sets lie apart." if apart else ""
+        if not confirmable:
+            return (f"Right answers end after {first[WHERE]}; whether knowledge ends there or later questions are harder cannot "
+                    f"be told without documents.{odd}")
         return f"What this model knows ends after {first[WHERE]}.{odd}"
     return {
         "unconfirmed": "Cannot tell where knowledge ends: answers fall off, but not shown because of their date.",
-        "fades": "Cannot tell a year: knowledge thins out with time.",
+        "fades": "Cannot tell a year: right answers fall with time, and an end cannot be told from thinning out.",
         "no end seen": "No end of knowledge was seen within the dates of the questions.",
         "abstains": "Cannot tell where knowledge ends: the model declines to answer.",
         "too few items": "Cannot tell where knowledge ends: too few items.",
@@ -63,11 +67,9 @@ def _premises(trials: pd.DataFrame) -> list[str]:
     return out
 
 
-def _caveats(trials: pd.DataFrame, confirmable: bool, named: bool) -> list[str]:
+def _caveats(trials: pd.DataFrame) -> list[str]:
     caveats = ["Questions about late years may be harder, or less written about, than about early ones. Kinds of question are "
                "compared within themselves only, which does not remove that wholly."]
-    if not confirmable and named:
-        caveats.append("Documents were not supplied, so nothing tells ignorance of the late answers from harder questions.")
     ends = trials[trials["params.kind"] == "end"]
     if not any(ends["params.signal"] == "bits per byte"):
         caveats.append("This engine shows no likelihoods: bits per byte by date and preferred answers are left out.")

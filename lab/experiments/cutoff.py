@@ -223,14 +223,11 @@ def _premise(told: Told, settings: Settings) -> Trial:
     """False premises that are contradicted, beside true ones that are: whoever denies everything notices nothing."""
     false = [i for i, item in enumerate(told.dated.items) if item.false_premise]
     true = [i for i, item in enumerate(told.dated.items) if not item.false_premise]
-    noticed, alarm = (stats.mean([told.denies[i] for i in kept]) for kept in (false, true))
-    error = math.hypot(*((one.high - one.low) / 2 for one in (noticed, alarm)))
-    lead = noticed.value - alarm.value
+    noticed, alarm = (_share(told, told.denies, kept) for kept in (false, true))
     return Trial(
         name=f"{told.dated.name}, false premises: {told.arm}",
-        measures={"premise_noticed_share": _share(told, told.denies, false),
-                  "premise_false_alarm_share": _share(told, told.denies, true),
-                  "premise_lead": Estimate(value=lead, low=lead - error, high=lead + error),
+        measures={"premise_noticed_share": noticed, "premise_false_alarm_share": alarm,
+                  "premise_lead": stats.apart(noticed, alarm),
                   "abstained_share": _share(told, told.values("abstained"), false), "items": len(false)},
         settings={**settings, "kind": "premise", "set": told.dated.name, "arm": told.arm, "items": len(false)})
 

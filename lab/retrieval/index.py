@@ -96,7 +96,10 @@ class Index:
         target = Path(folder).expanduser()
         if target.exists() and not (target / _FILES["manifest"]).is_file():
             raise LabError(f"'{target}' exists and is no index; give a folder that is not there yet.")
-        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LabError(f"The index cannot be saved into '{target}' ({error.strerror}); give another folder.") from error
         with tempfile.TemporaryDirectory(dir=target.parent) as made:
             partial = Path(made) / "index"
             partial.mkdir()

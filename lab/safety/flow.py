@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from lab.safety.decisions import FAILED, Action, Decision, Finding, Guard, Stage, places
+from lab.safety.decisions import FAILED, Action, Decision, Finding, Guard, Scan, Stage, places
 from lab.safety.limits import look
 from lab.safety.policy import Rule
 
@@ -84,8 +84,9 @@ class Flow:
         start = watch.certain - low
         looked = look(lambda: watch.guard.scan(part, start, ended), watch.rule.timeout_s)
         self.added_s += looked.seconds
-        if looked.scan is None:
-            self._decide(watch.rule, "block", looked.seconds, reason=f"{FAILED}: {looked.reason}")
+        if looked.scan is None or not _sound(looked.scan, len(part)):
+            why = looked.reason or "it gave a scan that cannot be"
+            self._decide(watch.rule, "block", looked.seconds, reason=f"{FAILED}: {why}")
             return
         found = [_moved(one, low) for one in looked.scan.findings]
         watch.certain = low + looked.scan.certain
@@ -160,3 +161,15 @@ def _moved(finding: Finding, by: int) -> Finding:
     import dataclasses
 
     return dataclasses.replace(finding, start=finding.start + by, end=finding.end + by)
+
+
+def _sound(scan: Scan, end: int) -> bool:
+    """Whether a scan keeps what the guard promises: a place within the text, findings that are spans of it, in order."""
+    if not isinstance(scan.certain, int) or not 0 <= scan.certain <= end:
+        return False
+    last = 0
+    for one in scan.findings:
+        if not isinstance(one, Finding) or not last <= one.start <= one.end <= end:
+            return False
+        last = one.end
+    return True

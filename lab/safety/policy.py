@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 from lab.errors import LabError
@@ -171,6 +172,10 @@ class _Reading(lines.Checked):
             jsonschema.Draft202012Validator.check_schema(schema)
         except jsonschema.SchemaError as error:
             raise self.error((*path, "schema"), f"this is no JSON Schema ({error.message}); mend it") from error
+        try:
+            list(Formatter().parse(entry.get("shows", "")))
+        except ValueError as error:
+            raise self.error((*path, "shows"), f"braces that do not pair ({error}); write {{{{ for a brace") from error
         budget = entry.get("calls_per_session")
         if budget is not None and budget < 0:
             raise self.error((*path, "calls_per_session"), f"a budget of {budget} calls cannot be; give 0 or more")

@@ -144,6 +144,16 @@ def clustered_percentile(
     return _with_interval(value, drawn, confidence)
 
 
+def apart(one: Estimate, other: Estimate) -> Estimate:
+    """`one` minus `other`, two independent estimates, with the interval that the ends of both give (Zou and Donner 2008).
+
+    For shares it is Newcombe's (1998, method 10): none of 20 allows for what Wilson's interval of it does, and not for nothing.
+    """
+    value = one.value - other.value
+    return Estimate(value=value, low=value - math.hypot(one.value - one.low, other.high - other.value),
+                    high=value + math.hypot(one.high - one.value, other.value - other.low))
+
+
 def proportion(successes: int, n: int, *, confidence: float = 0.95) -> Estimate:
     """The share `successes / n` with Wilson's score interval (1927), which stays inside 0 to 1 and is honest at 0 and 1."""
     if n < 0 or not 0 <= successes <= n:

@@ -21,6 +21,8 @@ def guard(topics: Sequence[str] = TOPICS, threshold: float = 0.5, unit: Unit = "
     """Units that are, with at least this probability, about one of these topics."""
     if unknown := sorted(set(topics) - set(TOPICS)):
         raise LabError(f"There is no topic '{unknown[0]}'; the topics are {', '.join(TOPICS)}.")
+    if not topics:
+        raise LabError(f"No topic is named; give at least one of {', '.join(TOPICS)}.")
     if not 0 < threshold <= 1 or unit not in UNITS:
         raise LabError(f"Topics take a threshold above 0 and up to 1 and a unit of {' or '.join(UNITS)}.")
 
