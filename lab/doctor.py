@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
@@ -36,20 +37,17 @@ def findings(*, bandwidth: bool = True) -> Iterator[Finding]:
 
     `bandwidth` reads memory for about a second to measure how fast that is.
     """
-    found: list[Finding] = []
-    for look in (_python, lambda: _machine(bandwidth), _compiler, _llama, _models, _sets, _store, _embeddings, _vllm, _extras):
+    looks: dict[str, Callable[[], Iterator[Finding]]] = {
+        "python": _python, "machine": lambda: _machine(bandwidth), "compiler": _compiler, "llama": _llama, "models": _models,
+        "sets": _sets, "store": _store, "embeddings": _embeddings, "vllm": _vllm, "extras": _extras}
+    for about, look in looks.items():
         try:
-            found = list(look())
+            yield from list(look())
         except LabError as error:
-            found = [Finding(about=_name(look), state="problem", said=str(error))]
+            yield Finding(about=about, state="problem", said=str(error))
         except Exception as error:  # whatever a broken installation raises is what this command is for
-            found = [Finding(about=_name(look), state="problem", said=f"could not be looked at ({type(error).__name__}: {error})",
-                             remedy="install again: make demo")]
-        yield from found
-
-
-def _name(look: Callable[[], Iterator[Finding]]) -> str:
-    return look.__name__.strip("_<>").replace("lambda", "machine").replace("_", " ")
+            yield Finding(about=about, state="problem", said=f"could not be looked at ({type(error).__name__}: {error})",
+                          remedy="install again: make demo")
 
 
 def _python() -> Iterator[Finding]:
@@ -111,7 +109,7 @@ def _llama() -> Iterator[Finding]:
         tokens = sum(len(chunk.tokens) for chunk in engine.stream(request))
     finally:
         engine.close()
-    version = importlib.import_module("importlib.metadata").version("llama-cpp-python")
+    version = metadata.version("llama-cpp-python")
     yield Finding(about="llama.cpp", state="good" if tokens else "problem",
                   said=f"{version} {'answers' if tokens else 'says nothing'} on {models.DEFAULT} ({tokens} tokens)")
 

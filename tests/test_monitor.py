@@ -18,7 +18,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lab.errors import LabError
-from lab.ops import alerts, monitor, requests
+from lab.ops import alerts, monitor, requests, store
 from lab.ops.alerts import delivering, journal
 from lab.ops.alerts.conditions import Drift
 from lab.ops.monitor import scoring, simulated
@@ -263,7 +263,7 @@ def test_what_a_process_that_died_did_not_deliver_the_next_one_does(tmp_path: Pa
 
 
 def test_while_another_process_looks_nothing_is_written_or_delivered(tmp_path: Path, hook: type[Hook]) -> None:
-    with journal.alone(tmp_path) as mine:
+    with store.alone(tmp_path / "alerts.lock") as mine:
         assert mine
         seen = alerts.watch(burning(), lambda _: traffic(Fault(kind="errors", ago_s=1800, size=0.05)), tmp_path, now_s=NOW)
     assert seen.state == alerts.State() and alerts.events(tmp_path) == [] and hook.taken == []

@@ -11,15 +11,10 @@ answered by the old release after it had returned.
 from __future__ import annotations
 
 import contextlib
-import os
-import re
-import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +28,8 @@ from lab.errors import LabError
 from lab.load.capture import capture
 from lab.load.endpoint import Endpoint
 from lab.metrics import speed
-from lab.ops import versions
+from lab.ops import store, versions
+from lab.ops.gateway import child as gateways
 from lab.ops.requests import frame
 from lab.records import Decoding, Generation, Message, Request
 
@@ -51,7 +47,7 @@ def main(
     processes: int = 4, rollbacks: int = 5,
 ) -> dict[str, Any]:
     """Measure everything, print a table as it comes, and return the same figures."""
-    with tempfile.TemporaryDirectory(prefix="lab-bench-") as home, _home(home), machine.Watch() as watch:
+    with tempfile.TemporaryDirectory(prefix="lab-bench-") as home, store.elsewhere(home), machine.Watch() as watch:
         plain, *spelled, other = _releases(Path(home), step_ms)
         found = _overhead((plain, *spelled), streams, requests, output_tokens, step_ms, rounds)
         rolled = _rollback(plain, other, processes, rollbacks)
@@ -73,7 +69,7 @@ def _overhead(
     bare = Child(MODEL, ServeSettings(engine="scripted", step_ms=step_ms, max_running=streams, context_tokens=1024 * streams))
     versions.promote(releases[0], by="bench", why="first")
     try:
-        with _Gateway(1, streams) as gateway:
+        with _gateway(1, streams) as gateway:
             for number in range(rounds):
                 for name in arms if number % 2 else arms[::-1]:
                     if name in of and versions.current().production != of[name]:
@@ -129,7 +125,7 @@ def _rollback(first: int, second: int, processes: int, times: int) -> dict[str, 
     took, late, dropped, answered = [], 0, 0, 0
     # Proposed first, as a release should be: the processes load it before it is promoted.
     versions.propose(second, by="bench", why="next")
-    with _Gateway(processes, 16) as gateway:
+    with _gateway(processes, 16) as gateway:
         time.sleep(5.0)
         for _ in range(times):
             if versions.current().production != second:
@@ -183,29 +179,8 @@ class _Clients:
             thread.join(30)
 
 
-class _Gateway:
-    """`lab gateway` as a child of the bench."""
-
-    def __init__(self, processes: int, running: int) -> None:
-        code = ("from lab.ops.gateway import GatewaySettings, run; run(GatewaySettings(port=0, traces_per_s=0.0, "
-                f"processes={processes}, running={running}, queue={4 * running}), say=lambda line: print(line, flush=True))")
-        self._process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-        assert self._process.stdout is not None
-        said = re.search(r":(\d+)/v1", self._process.stdout.readline())
-        if said is None:
-            raise LabError("The gateway did not start; run `lab gateway` to see why.")
-        self.port, self.pid = int(said[1]), self._process.pid
-
-    def __enter__(self) -> _Gateway:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.send_signal(signal.SIGTERM)
-        try:
-            self._process.wait(20)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+def _gateway(processes: int, running: int) -> gateways.Child:
+    return gateways.Child("--processes", str(processes), "--running", str(running), "--queue", str(4 * running))
 
 
 def _releases(home: Path, step_ms: float) -> tuple[int, ...]:
@@ -221,21 +196,6 @@ def _releases(home: Path, step_ms: float) -> tuple[int, ...]:
     none = str(home / "none.yaml")
     return (make("prompt.txt", none), make("prompt.txt", none, reply=REPLY), make("prompt.txt", "default", reply=REPLY),
             make("other.txt", none))
-
-
-@contextlib.contextmanager
-def _home(folder: str) -> Iterator[None]:
-    """A store of the bench's own, so that no release and no request of it is among the user's."""
-    names = ("LAB_HOME", "MLFLOW_TRACKING_URI")
-    before = {name: os.environ.pop(name, None) for name in names}
-    os.environ["LAB_HOME"] = folder
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
 
 
 def _cpu_s(pid: int) -> float:

@@ -97,6 +97,36 @@ def locked(file: Path) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def alone(file: Path) -> Iterator[bool]:
+    """Whether no other process of this machine holds the lock `file`; if so it is held until the end. Raises `OSError`."""
+    import fcntl
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with open(file, "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+            return
+        yield True
+
+
+@contextlib.contextmanager
+def elsewhere(folder: str | Path) -> Iterator[None]:
+    """A store in `folder` is the one in force, so that no run, release or request made meanwhile is among the user's."""
+    names = ("LAB_HOME", "MLFLOW_TRACKING_URI")
+    before = {name: os.environ.pop(name, None) for name in names}
+    os.environ["LAB_HOME"] = str(folder)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
 _MADE: set[Path] = set()
 """The local stores that this process knows to be whole."""
 

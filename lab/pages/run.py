@@ -13,8 +13,9 @@ import streamlit as st
 
 from lab import engines, experiments, models, wording
 from lab.errors import LabError
-from lab.ops import history, started
+from lab.ops import started
 from lab.ops.started import Started
+from lab.pages import _store
 
 EVERY_S = 2.0
 LISTED = 8
@@ -109,11 +110,11 @@ def _followed() -> None:
 def _working(one: Started) -> None:
     with st.container(border=True):
         run = one.run()
-        trials = history.frame(parents=[str(run["run_id"])]) if run is not None else None
+        trials = _store.trials([str(run["run_id"])]) if run is not None else None
         done = 0 if trials is None else len(trials)
         st.markdown(f"**{wording.plain(one.experiment.replace('_', ' ').capitalize())}** is measuring, "
                     f"{wording.duration(time.time() - one.at_s)} so far")
-        last = f"; last: {trials['name'].iloc[0]}" if trials is not None and len(trials) else ""
+        last = f"; last: {trials['name'].iloc[-1]}" if trials is not None and len(trials) else ""
         st.progress(min(1.0, done / max(1, one.trials)), text=wording.plain(f"{done} of {one.trials} trials{last}"))
         left, right = st.columns([1, 4], gap="medium")
         if left.button("Stop", key=f"run.stop {one.id}", help="What was measured so far is kept, and the run is marked"):

@@ -7,21 +7,16 @@ journal of moves, in a store of the story's own. A step that does not go as it s
 from __future__ import annotations
 
 import contextlib
-import os
-import re
-import signal
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 
 from lab import data
 from lab.errors import LabError
-from lab.ops import requests, rollouts, versions
+from lab.ops import requests, rollouts, store, versions
+from lab.ops.gateway.child import Child
 from lab.records import Question
 from lab.story.traffic import SCORER, Traffic
 
@@ -57,13 +52,13 @@ def operations(*, model: str, engine: str = "llama_cpp", baseline: int = 60, mos
         told.lines.append(text)
         say(text)
 
-    with tempfile.TemporaryDirectory(prefix="lab-story-") as home, _home(home):
+    with tempfile.TemporaryDirectory(prefix="lab-story-") as home, store.elsewhere(home):
         line(f"# Operations with {model}: a worse prompt is tried, stopped and undone")
         a, b = (_release(Path(home), model, engine, prompt) for prompt in (GOOD, WORSE))
         versions.promote(a, by="story", why="the first release")
         line(f"- Release {a} is in production: \"{GOOD}\". Release {b} differs in its prompt: \"{WORSE}\"")
         questions = data.questions(SET)
-        with _Gateway() as gateway:
+        with Child("--processes", "2", "--running", "4") as gateway:
             line(f"- `lab gateway` runs with 2 processes, ready after {time.monotonic() - began:.0f} s.")
             _baseline(told, line, gateway, questions, a, baseline, clients, until)
             _canary(told, line, gateway, questions, (a, b), most, clients, until)
@@ -78,7 +73,7 @@ def operations(*, model: str, engine: str = "llama_cpp", baseline: int = 60, mos
 
 
 def _baseline(
-    told: Told, line: Say, gateway: _Gateway, questions: list[Question], a: int, count: int, clients: int, until: float
+    told: Told, line: Say, gateway: Child, questions: list[Question], a: int, count: int, clients: int, until: float
 ) -> None:
     with Traffic(gateway.port, questions, clients=clients, seed=1) as traffic:
         traffic.wait(count, until_s=until)
@@ -91,7 +86,7 @@ def _baseline(
 
 
 def _canary(
-    told: Told, line: Say, gateway: _Gateway, questions: list[Question], pair: tuple[int, int], most: int, clients: int,
+    told: Told, line: Say, gateway: Child, questions: list[Question], pair: tuple[int, int], most: int, clients: int,
     until: float,
 ) -> None:
     a, b = pair
@@ -128,7 +123,7 @@ def _canary(
 
 
 def _mistake(
-    told: Told, line: Say, gateway: _Gateway, questions: list[Question], pair: tuple[int, int], clients: int, until: float
+    told: Told, line: Say, gateway: Child, questions: list[Question], pair: tuple[int, int], clients: int, until: float
 ) -> None:
     """Somebody promotes it all the same, and it is rolled back under load."""
     a, b = pair
@@ -169,44 +164,3 @@ def _release(home: Path, model: str, engine: str, prompt: str) -> int:
     settings = {"context_tokens": 2048, "threads": 1} if engine == "llama_cpp" else {}
     return versions.create(prompt=str(file), model=model, engine=engine, engine_settings=settings, by="story",
                            decoding={"max_tokens": str(TOKENS)}).release.number
-
-
-class _Gateway:
-    """`lab gateway` as it is started at a prompt, on a free port."""
-
-    def __init__(self) -> None:
-        command = [sys.executable, "-m", "lab", "gateway", "--port", "0", "--processes", "2", "--running", "4",
-                   "--traces-per-s", "0"]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
-        assert self._process.stdout is not None
-        said = re.search(r":(\d+)/v1", self._process.stdout.readline())
-        if said is None:
-            self._process.wait(10)
-            raise LabError("The gateway did not start; its reason stands above.")
-        self.port = int(said[1])
-
-    def __enter__(self) -> _Gateway:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._process.send_signal(signal.SIGTERM)
-        try:
-            self._process.wait(20)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-
-@contextlib.contextmanager
-def _home(folder: str) -> Iterator[None]:
-    """A store of the story's own, so that no release and no request of it is among the user's."""
-    names = ("LAB_HOME", "MLFLOW_TRACKING_URI")
-    before = {name: os.environ.pop(name, None) for name in names}
-    os.environ["LAB_HOME"] = folder
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value

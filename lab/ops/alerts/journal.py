@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,19 +93,6 @@ def events(place: Path) -> list[Event]:
             given = json.loads(line)
             found.append(Event(**{**given, "alert": _alert(given["alert"])}))
     return found[::-1]
-
-
-@contextlib.contextmanager
-def alone(place: Path) -> Iterator[bool]:
-    """Whether no other process evaluates now."""
-    place.mkdir(parents=True, exist_ok=True)
-    with open(place / "alerts.lock", "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-            return
-        yield True
 
 
 def _alert(given: Mapping[str, Any]) -> Alert:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from lab.errors import LabError
+from lab.ops import store
 from lab.ops.alerts import delivering, journal
 from lab.ops.alerts.conditions import Finding
 from lab.ops.alerts.evaluating import Alert, evaluate
@@ -34,7 +35,7 @@ def watch(
 
     While another process evaluates, what that one left is given back. A rule that is in the file no more ends its alert.
     """
-    with journal.alone(place) as mine:
+    with store.alone(place / "alerts.lock") as mine:
         before = journal.state(place)
         seen = evaluate(rules, log(now_s - rules.needs_s), now_s=now_s, before=_kept(before, rules))
         if not mine:

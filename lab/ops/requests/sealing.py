@@ -7,17 +7,17 @@ and the segments then, and of a row that is in both the segment's; so no row is 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab.errors import LabError
+from lab.ops import store
 from lab.ops.requests import scores
 from lab.ops.requests.hot import Hot
 from lab.ops.requests.record import COLUMNS, KINDS
@@ -77,7 +77,7 @@ class Keeper:
 
 def kept_up(hot: Hot, place: Path, keep: Keep, now_s: float) -> None:
     """One round: checkpoint, seal what is much, delete what is old. Raises `OSError`, `sqlite3.Error`."""
-    with _alone(place) as mine:
+    with store.alone(place / "keeper.lock") as mine:
         if not mine:
             return
         hot.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
@@ -161,15 +161,3 @@ def _outlived(hot: Hot, place: Path, keep: Keep, now_s: float) -> None:
     if texts[0] and (texts[0] > keep.most_texts or texts[1] < old_text):
         with hot.transaction() as connection:
             connection.execute("DELETE FROM texts WHERE time_s < ? OR id <= ?", (old_text, texts[2] - keep.most_texts))
-
-
-@contextlib.contextmanager
-def _alone(place: Path) -> Iterator[bool]:
-    """Whether no other process is at it."""
-    with open(place / "keeper.lock", "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-            return
-        yield True

@@ -7,13 +7,12 @@ Harm withdraws the candidate, or rolls production back where the candidate was p
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from lab.errors import LabError
-from lab.ops import versions
+from lab.ops import store, versions
 from lab.ops.rollouts import journal
 from lab.ops.rollouts.evidence import Evidence
 from lab.ops.rollouts.live import Live
@@ -125,11 +124,7 @@ def watched_already() -> bool:
 @contextlib.contextmanager
 def _alone() -> Iterator[None]:
     """Raise `LabError` where another process watches for the same store."""
-    place = kept.folder()
-    place.mkdir(parents=True, exist_ok=True)
-    with open(place / "rollout.watch.lock", "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise LabError("Another process watches this rollout already (a gateway does); see `lab rollout status`.") from None
+    with store.alone(kept.folder() / "rollout.watch.lock") as mine:
+        if not mine:
+            raise LabError("Another process watches this rollout already (a gateway does); see `lab rollout status`.")
         yield
