@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from lab import summary_file
+from lab.errors import LabError
 
 if TYPE_CHECKING:
     from lab.ops.alerts import Round, Rules
@@ -83,6 +84,31 @@ def score(
                           now_s=time.time())
     out.print(escape(found.sentence()), soft_wrap=True)
     summary_file.write(json_, dataclasses.asdict(found))
+
+
+@app.command()
+def shift(
+    sample: Annotated[int, typer.Option(help="answers compared at most, of those that were not compared yet", min=2)] = 200,
+    reference: Annotated[int, typer.Option(help="answers of the reference when it is made", min=50)] = 400,
+    renew: Annotated[bool, typer.Option("--renew", help="make the reference anew, of the latest answers")] = False,
+    kind: Annotated[str, typer.Option(help="energy or mmd", metavar="TEXT")] = "energy",
+    seed: Annotated[int, typer.Option(help="seed of the sample and of the permutations")] = 0,
+    json_: Json = None,
+) -> None:
+    """Have answers moved in meaning? Embeddings of a sample against a reference. Needs texts: `lab gateway --texts guarded`."""
+    from lab.ops import requests
+    from lab.ops.monitor import shift as shifting
+
+    summary_file.refuse(json_)
+    if kind not in ("energy", "mmd"):
+        raise LabError(f"The distance is energy or mmd, not '{kind}'.")
+    found = shifting.shift(requests.folder(), sample=sample, reference=reference, renew=renew, seed=seed, now_s=time.time(),
+                           kind="energy" if kind == "energy" else "mmd")
+    out.print(escape(found.sentence()), soft_wrap=True)
+    summary_file.write(json_, {
+        "embedder": found.embedder, "reference": len(found.reference.vectors), "made": found.made, "moved": found.moved,
+        "mean": dataclasses.asdict(found.mean), "usual": found.usual, "waiting": found.waiting,
+        "test": None if found.test is None else {"kind": found.kind, **dataclasses.asdict(found.test)}})
 
 
 def _look(rules: Rules, log: Any, window_s: float) -> tuple[Round, Summary, Summary]:

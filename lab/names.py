@@ -127,6 +127,7 @@ _KNOWN: dict[str, Name] = {
     "rouge_2": Name(label="ROUGE-2", scale=100, better="higher"),
     "rouge_l": Name(label="ROUGE-L", scale=100, better="higher"),
     "similarity": Name(label="Embedding similarity", better="higher"),
+    "embedding_distance": Name(label="Distance in meaning from the reference"),
     "equivalence": Name(label="Says the same as a reference", unit="%", scale=100, better="higher"),
     "accuracy": Name(label="Multiple-choice accuracy", unit="%", scale=100, better="higher"),
     "file_bytes": Name(label="File", unit="MB", scale=1e-6, digits=4, better="lower"),

@@ -13,6 +13,7 @@ from lab import summary_file
 
 if TYPE_CHECKING:
     from lab.ops.replay import Replayed
+    from lab.records import Verdict
 
 out = Console(highlight=False)
 
@@ -36,17 +37,20 @@ def replay(
 
     The texts are those that `lab gateway --texts guarded` kept. Guards are not run again.
     """
-    from lab.ops import cost, versions
+    from lab.ops import cost, replayed, versions
     from lab.ops import replay as replaying
 
     summary_file.refuse(json_)
     names = [name.strip() for name in sets.split(",") if name.strip()]
+    margins = replaying.Margins(quality=margin, latency=latency_margin, cost=cost_margin)
     found = replaying.replay(
         replaying.logged(last=last), versions.find(against), versions.find(candidate), known=replaying.Known.of(names),
-        book=cost.load(prices) if prices else cost.load(), block=block, stop=not whole,
-        margins=replaying.Margins(quality=margin, latency=latency_margin, cost=cost_margin))
-    _print(found, names)
+        book=cost.load(prices) if prices else cost.load(), block=block, stop=not whole, margins=margins)
+    _print(found, replayed.verdict(found))
     summary_file.write(json_, summary(found))
+    run = replayed.record(found, margins)
+    out.print(f"Recorded as run {run}; `lab report {run[:8]}` makes a report of it.", style="dim", soft_wrap=True)
+    summary_file.write(json_, {**summary(found), "run": run})
 
 
 def summary(found: Replayed) -> dict[str, Any]:
@@ -60,22 +64,13 @@ def summary(found: Replayed) -> dict[str, Any]:
             "answers": [{"request_id": one.logged.id, "arm": one.arm, **one.values, "error": one.error} for one in found.answers]}
 
 
-def _print(found: Replayed, names: list[str]) -> None:
-    a, b = found.baseline.number, found.candidate.number
-    said = {"ship": f"Release {b} may go on to a canary: every metric is shown to be within its margin.",
-            "do not ship": f"Release {b} is shown to be worse than release {a}; keep release {a}.",
-            "need more data": f"{found.asked} requests show neither that release {b} is within its margins nor that it is "
-                              "worse."}
-    out.print(f"[bold]{said[found.look.decision]}[/]", soft_wrap=True)
-    for line in found.look.why:
+def _print(found: Replayed, made: Verdict) -> None:
+    out.print(f"[bold]{made.decision}[/]", soft_wrap=True)
+    for line in made.why:
         out.print(f"  {escape(line)}", soft_wrap=True)
-    out.print(f"{found.asked} different requests were asked of both (A is release {a}, B release {b}); {found.same} were "
-              "answered with the same text.", style="dim", soft_wrap=True)
-    failed = [(arm, sum(one.arm == arm and bool(one.error) for one in found.answers)) for arm in ("A", "B")]
-    if any(count for _, count in failed):
-        out.print("Failed: " + ", ".join(f"{count} with {arm}" for arm, count in failed) + ".", soft_wrap=True)
+    out.print(f"{found.asked} different requests were asked of both (A is release {found.baseline.number}, B release "
+              f"{found.candidate.number}); {found.same} were answered with the same text.", style="dim", soft_wrap=True)
+    for line in made.caveats:
+        out.print(escape(line), style="dim", soft_wrap=True)
     if not found.scored:
-        out.print(f"No request asks a question of {', '.join(names)}, so quality was not scored." if names else
-                  "Quality was not scored: give --sets with questions whose answers are known.", style="dim", soft_wrap=True)
-    out.print("A replay knows no concurrent users, and a conversation of several turns is asked as one text: confirm it with a "
-              "canary.", style="dim", soft_wrap=True)
+        out.print("Give --sets with questions whose answers are known to have quality scored.", style="dim", soft_wrap=True)

@@ -177,7 +177,7 @@ rules:
 
 
 @pytest.mark.parametrize(("change", "error"), [
-    (("version: 1", "version: 0"), "count from 1"),
+    (("version: 2", "version: 0"), "count from 1"),
     (("severity: critical", "severity: dire", 1), "no severity 'dire'; choose from notice, warning, critical"),
     (("rate: 14.4", "rate: 1440"), "1e\\+03 times too fast at most"),
     (("short_s: 300", "short_s: 7200"), "the short window must be shorter"),

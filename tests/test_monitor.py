@@ -8,7 +8,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,7 +21,7 @@ from lab.errors import LabError
 from lab.ops import alerts, monitor, requests, store
 from lab.ops.alerts import delivering, journal
 from lab.ops.alerts.conditions import Drift
-from lab.ops.monitor import scoring, simulated
+from lab.ops.monitor import scoring, shift, simulated
 from lab.ops.monitor.simulated import Fault
 from lab.ops.requests import scores
 from lab.ops.requests.scores import Scored
@@ -314,14 +314,36 @@ def test_a_webhook_that_never_answers_is_waited_for_only_so_long(monkeypatch: py
         assert time.monotonic() - began < 5
 
 
-def test_a_failed_delivery_is_said_until_one_works(tmp_path: Path, hook: type[Hook]) -> None:
+def test_a_failed_delivery_is_said_and_tried_again_until_one_works(tmp_path: Path, hook: type[Hook]) -> None:
     log = traffic(Fault(kind="errors", ago_s=1800, size=0.05))
-    hook.statuses[:] = [500, 500]
-    seen = alerts.watch(burning(), lambda _: log, tmp_path, now_s=NOW,
-                        webhook=lambda alert, at_s, env: delivering.webhook(alert, at_s, env, pause_s=0))
-    assert "status 500" in seen.state.troubles["webhook"]
-    again = alerts.watch(dataclasses.replace(burning(), rules=()), lambda _: log, tmp_path, now_s=NOW + 1)
-    assert again.state.troubles == {}
+
+    def look(after_s: float) -> alerts.Round:
+        return alerts.watch(burning(), lambda _: log, tmp_path, now_s=NOW + after_s,
+                            webhook=lambda alert, at_s, env: delivering.webhook(alert, at_s, env, pause_s=0))
+
+    hook.statuses[:] = [500] * 4
+    assert "status 500" in look(0).state.troubles["webhook"]
+    assert len(look(10).state.pending) == 1 and len(hook.taken) == 2  # not before its time
+    look(31)
+    look(60)
+    assert len(hook.taken) == 4  # twice as long from time to time
+    done = look(100)
+    assert done.state.troubles == {} and done.state.pending == () and len(hook.taken) == 5
+    said = [(event.action, bool(event.trouble)) for event in alerts.events(tmp_path)[::-1]]
+    assert said == [("", False), ("log", False), ("webhook", True), ("webhook", False)]
+
+
+def test_a_delivery_that_fails_for_a_day_is_given_up_and_the_alert_stays(tmp_path: Path, hook: type[Hook]) -> None:
+    log = traffic(Fault(kind="errors", ago_s=1800, size=0.05))
+
+    def broken(*_: Any) -> None:
+        raise LabError("It is down.")
+
+    alerts.watch(burning(), lambda _: log, tmp_path, now_s=NOW, webhook=broken)
+    stands = dataclasses.replace(alerts.state(tmp_path), open=())
+    journal.write(tmp_path, stands)
+    later = alerts.watch(dataclasses.replace(burning(), rules=()), lambda _: log, tmp_path, now_s=NOW + 90_000, webhook=broken)
+    assert later.state.pending == () and alerts.events(tmp_path)[0].trouble.startswith("Given up")
 
 
 def test_a_broken_state_is_refused_in_a_sentence_and_a_cut_journal_is_read(tmp_path: Path) -> None:
@@ -368,6 +390,64 @@ def test_scoring_refuses_what_it_cannot_do(tmp_path: Path) -> None:
         scoring.score(tmp_path, detector="x", now_s=NOW)
     with pytest.raises(LabError, match="--url"):
         scoring.score(tmp_path, detector="consistency", now_s=NOW)
+
+
+# Moves in meaning
+
+
+class Letters:
+    """Unit vectors of how often each letter comes."""
+
+    name, sha256 = "letters", "one"
+
+    def embed(self, texts: Sequence[str]) -> Any:
+        counts = np.array([[text.count(letter) for letter in "abcdefghijklmnopqrstuvwxyz"] for text in texts], dtype=np.float32)
+        return counts / np.linalg.norm(counts, axis=1, keepdims=True)
+
+
+def spoken(place: Path, words: str, count: int, *, from_s: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    log = requests.RequestLog(place)
+    for i in range(count):
+        log.add(LogRecord(time_s=from_s + i, request_id=f"{from_s}-{i}", release="release 1", finish_reason="stop", refused=0.0),
+                prompt="?", answer=" ".join(rng.choice(words.split(), size=12)))
+    log.close()
+
+
+TOWNS, SUMS = "tower bridge river street market harbour square castle", "seven eleven minus plus equals zero next six"
+
+
+def test_answers_that_move_in_meaning_are_found_and_those_that_do_not_are_not(tmp_path: Path) -> None:
+    spoken(tmp_path, TOWNS, 80, from_s=NOW - 900, seed=0)
+    first = shift.shift(tmp_path, reference=80, now_s=NOW, embedder=Letters())
+    assert first.made and first.test is None and not first.moved
+    spoken(tmp_path, TOWNS, 60, from_s=NOW - 600, seed=1)
+    quiet = shift.shift(tmp_path, now_s=NOW, embedder=Letters())
+    assert not quiet.made and not quiet.moved and quiet.test is not None and quiet.test.n == (80, 60)
+    spoken(tmp_path, SUMS, 60, from_s=NOW - 300, seed=2)
+    moved = shift.shift(tmp_path, now_s=NOW, sample=50, embedder=Letters())
+    assert moved.moved and moved.mean.low > quiet.mean.high and moved.waiting == 10 and "they have moved in meaning" in moved.sentence()
+    column = requests.Columns(tmp_path).frame()["score_embedding_distance"]
+    assert column.notna().sum() == 110 and column.dropna().between(0, 1).all()
+    renewed = shift.shift(tmp_path, reference=60, renew=True, now_s=NOW, embedder=Letters())
+    assert renewed.made and renewed.reference.first_s == NOW - 300
+
+
+def test_a_look_at_meaning_refuses_what_it_cannot_compare(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match="--texts guarded"):
+        shift.shift(tmp_path, now_s=NOW, embedder=Letters())
+    spoken(tmp_path, TOWNS, 49, from_s=NOW - 900, seed=0)
+    with pytest.raises(LabError, match="Only 49 answers"):
+        shift.shift(tmp_path, now_s=NOW, embedder=Letters())
+    spoken(tmp_path, TOWNS, 10, from_s=NOW - 600, seed=0)
+    shift.shift(tmp_path, now_s=NOW, embedder=Letters())
+    other = Letters()
+    other.sha256 = "two"
+    with pytest.raises(LabError, match="another embedding model"):
+        shift.shift(tmp_path, now_s=NOW, embedder=other)
+    (tmp_path / shift.FILE).write_bytes(b"PK")
+    with pytest.raises(LabError, match="--renew"):
+        shift.shift(tmp_path, now_s=NOW, embedder=Letters())
 
 
 # The command

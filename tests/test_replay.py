@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from lab import __main__ as command
 from lab.errors import LabError
-from lab.ops import cost, replay, requests, versions
+from lab.ops import cost, history, replay, requests, versions
 from lab.ops.requests_schema import LogRecord
 
 BOOK = cost.load()
@@ -143,5 +143,11 @@ def test_the_command_prints_the_verdict_and_writes_it_without_any_text(home: Pat
     assert f"Release {b.number} is shown to be worse than release {a.number}" in done.output
     text = (home / "r.json").read_text()
     assert json.loads(text)["decision"] == "do not ship" and "colour" not in text and "green" not in text
+    run = json.loads(text)["run"]
+    trials = history.frame(parents=[run])
+    assert set(trials["params.release"]) == {a.number, b.number} and trials["metrics.quality_change"].min() < 0
+    decided = history.frame("experiment", experiment="replay")
+    assert list(decided["run_id"]) == [run] and "shown to be worse" in decided["tags.lab.verdict"].iloc[0]
+    assert "thing number" not in "".join(file.read_text(errors="replace") for file in home.rglob("*.json"))
     same = CliRunner().invoke(command.app, ["replay", "production"])
     assert isinstance(same.exception, LabError) and "both are release" in str(same.exception)

@@ -170,6 +170,17 @@ def test_texts_are_kept_only_where_they_were_given_and_only_for_their_time(tmp_p
     assert len(requests.texts(tmp_path)) == 0 and len(ids(tmp_path)) == 2
 
 
+def test_the_language_of_an_answer_is_written_and_the_text_is_not(tmp_path: Path) -> None:
+    said = {"en": "The capital of France is Paris.", "de": "Die Hauptstadt von Frankreich ist Paris.", "zh": "法国的首都是巴黎。",
+            "": "42 + 1 = 43"}
+    log = requests.RequestLog(tmp_path, keep=FOREVER)
+    for i, text in enumerate(said.values()):
+        log.add(record(i), answer=text)
+    log.close()
+    assert list(requests.frame(place=tmp_path)["language"]) == list(said)
+    assert requests.texts(tmp_path).empty and all(b"Frankreich" not in file.read_bytes() for file in tmp_path.iterdir())
+
+
 def test_a_full_disk_is_told_and_is_over_when_there_is_room_again(tmp_path: Path) -> None:
     told: dict[str, bool] = {}
     log = requests.RequestLog(tmp_path, keep=FOREVER,

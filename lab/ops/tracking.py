@@ -70,9 +70,7 @@ def record(
             on_trial(trial)
         with _sentences():
             verdict = experiment.verdict(history.frame(parents=[parent]))
-            _log(client, parent, tags={"lab.verdict": json.dumps(dataclasses.asdict(_fitting(verdict)))})
-            client.log_dict(parent, dataclasses.asdict(verdict), "verdict.json")
-            _end(client, parent, "finished")
+            _decided(client, parent, verdict)
     except KeyboardInterrupt:
         with _unbroken():
             _end(client, parent, "interrupted")
@@ -125,6 +123,12 @@ def measured(client: MlflowClient, run_id: str, measures: Mapping[str, float]) -
         _log(client, run_id, metrics=measures)
 
 
+def decided(client: MlflowClient, run_id: str, verdict: Verdict) -> None:
+    """End a run begun by hand with its verdict."""
+    with _sentences():
+        _decided(client, run_id, verdict)
+
+
 def finish(client: MlflowClient, run_id: str, state: str = "finished") -> None:
     """End a run begun by hand."""
     _end(client, run_id, state)
@@ -170,6 +174,12 @@ def _log(
         run, metrics=[Metric(k, v, now, 0) for k, v in (metrics or {}).items()],
         params=[Param(k, v[:6000]) for k, v in (params or {}).items()],
         tags=[RunTag(k, v[:5000]) for k, v in (tags or {}).items()])
+
+
+def _decided(client: MlflowClient, run: str, verdict: Verdict) -> None:
+    _log(client, run, tags={"lab.verdict": json.dumps(dataclasses.asdict(_fitting(verdict)))})
+    client.log_dict(run, dataclasses.asdict(verdict), "verdict.json")
+    _end(client, run, "finished")
 
 
 def _end(client: MlflowClient, run: str, state: str) -> None:

@@ -7,7 +7,7 @@ import streamlit as st
 
 from lab import wording
 from lab.ops import versions
-from lab.ops.alerts import Alert, Event, Round, Rules, delivering
+from lab.ops.alerts import Alert, Event, Round, Rules, State, delivering
 from lab.ops.requests_schema import between
 
 COLOURS = {"critical": "red", "warning": "orange", "notice": "blue"}
@@ -29,6 +29,15 @@ def show(rules: Rules, seen: Round, log: pd.DataFrame, now_s: float) -> None:
     order = {name: i for i, name in enumerate(COLOURS)}
     for alert in sorted(state.open, key=lambda one: (order.get(one.severity, 9), -one.raised_s)):
         _alert(alert, log, now_s)
+
+
+def standing(state: State) -> None:
+    """What stood when anybody last looked, while the rules are evaluated."""
+    st.subheader("Alerts", anchor=False)
+    st.caption("The rules are being evaluated.")
+    for alert in state.open:
+        st.markdown(f":{COLOURS.get(alert.severity, 'gray')}-badge[{alert.severity}] **{wording.plain(alert.rule)}** "
+                    f"{wording.plain(alert.said)}")
 
 
 def past(events: list[Event]) -> None:

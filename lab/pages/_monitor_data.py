@@ -15,6 +15,7 @@ from lab.ops.requests import scores
 from lab.ops.requests_schema import between
 
 EVALUATE_S = 15
+OLD_S = 60
 FRESH_S = 2
 """Tabs that look within so many seconds see the same rows."""
 
@@ -29,9 +30,18 @@ def rules() -> Rules:
     return alerts.in_force()
 
 
-def looked(found: Rules) -> Round:
+def last(found: Rules) -> Round | None:
+    """What the rules said when a tab looked at them last; None when that is longer ago than a minute."""
+    seen = _held(found.sha256, str(requests.folder())).get("last")
+    return seen if seen is not None and abs(time.time() - seen.state.evaluated_s) < OLD_S else None
+
+
+def look(found: Rules) -> Round:
     """What the rules say, evaluated now or some seconds ago; alerts are delivered by this too."""
-    return _looked(found.sha256, str(requests.folder()), found)
+    place = str(requests.folder())
+    seen = _looked(found.sha256, place, found)
+    _held(found.sha256, place)["last"] = seen
+    return seen
 
 
 def part(log: pd.DataFrame, release: str, now_s: float, window_s: float) -> pd.DataFrame:
@@ -61,6 +71,11 @@ def _columns(place: str) -> requests.Columns:
 @st.cache_resource(show_spinner="Reading the request log", max_entries=2)
 def _rows(place: str, reach_s: float, tick: int) -> pd.DataFrame:
     return _columns(place).frame(time.time() - reach_s)
+
+
+@st.cache_resource(show_spinner=False, max_entries=4)
+def _held(sha256: str, place: str) -> dict[str, Round]:
+    return {}
 
 
 @st.cache_resource(show_spinner=False, ttl=EVALUATE_S, max_entries=4)

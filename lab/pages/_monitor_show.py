@@ -33,7 +33,7 @@ def cards(now: Summary, before: Summary) -> None:
         ("Blocked by guards", _share(now.blocked), _points(now.blocked, before.blocked), "off", _interval(now.blocked))]
     for name, (found, n) in now.scores.items():
         was = before.scores.get(name, (Estimate(value=math.nan), 0))[0]
-        better = "inverse" if name == "hallucination" else "normal"
+        better = {"hallucination": "inverse", "embedding_distance": "off"}.get(name, "normal")
         span = "" if math.isnan(found.low) else f"{found.low:.3f} to {found.high:.3f}, "
         made.append((f"Score: {names.describe(name).label.lower()}", f"{found.value:.3f}", _difference(found.value, was.value),
                      better, f"{span}{n:,} answers"))

@@ -67,14 +67,25 @@ def _live(chosen: str, release: str, measure: str) -> None:
         _monitor_show.cards(now, before)
         if "hallucination" in now.scores:
             st.caption(wording.plain(_monitor_data.worth(str(requests.folder()))).replace("\\`", "`"))
-        seen = _monitor_data.looked(rules)  # the slowest part, so the cards are there before
-        _monitor_alerts.show(rules, seen, log, now_s)
+        # To evaluate the rules is the slowest part: what they said before is shown meanwhile, and the whole page is there first.
+        place, seen = st.empty(), _monitor_data.last(rules)
+        with place.container():
+            if seen is None:
+                _monitor_alerts.standing(alerts.state(requests.folder()))
+            else:
+                _monitor_alerts.show(rules, seen, log, now_s)
         _monitor_show.figures(part, now_s - window_s, now_s, measure, BUCKETS[chosen])
         _monitor_show.kinds(now, before)
         if now.costs:
             _monitor_show.costs(now)
-        _monitor_show.drift(rules, seen)
+        drift = st.container()
         _monitor_show.budgets(_monitor_data.budgets(rules.sha256, str(requests.folder()), rules))
+        now_seen = _monitor_data.look(rules)
+        if seen is None:
+            with place.container():
+                _monitor_alerts.show(rules, now_seen, log, now_s)
+        with drift:
+            _monitor_show.drift(rules, now_seen)
         _monitor_alerts.past(alerts.events(requests.folder()))
     except LabError as error:
         st.error(wording.plain(error))

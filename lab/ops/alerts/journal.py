@@ -34,6 +34,9 @@ class State:
     rules_sha256: str = ""
     troubles: Mapping[str, str] = field(default_factory=dict)
     """By action: why the last delivery failed; one that works takes it away."""
+    retries: int = 0
+    """Rounds in a row in which a delivery failed, and when what is pending is tried again."""
+    retry_s: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

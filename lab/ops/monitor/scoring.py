@@ -91,7 +91,7 @@ def score(
     kept = requests.texts(place)
     if kept.empty:
         raise LabError("No text was kept, so there is nothing to score; start the gateway with `lab gateway --texts guarded`.")
-    left = _unscored(kept[kept["time_s"] >= since], place, since)
+    left = unscored(whole(kept[kept["time_s"] >= since], place), place, NAME)
     drawn = left.iloc[np.sort(np.random.default_rng(seed).permutation(len(left))[:sample])]
     questions, generations = _asked(drawn)
     found = _detector(detector, questions, url, samples, seed, ask)(questions, generations) if len(drawn) else []
@@ -119,13 +119,20 @@ def worth(detector: str) -> Worth:
                  standing=str(row.get("tags.lab.note.standing", "")), run_id=str(row["run_id"]))
 
 
-def _unscored(kept: pd.DataFrame, place: Path, since_s: float) -> pd.DataFrame:
-    """Whole answers of the model (no refusal, no guard's words, no failure) that nobody scored yet."""
-    log = requests.frame(since_s, columns=["request_id", "status", "error_kind", "finish_reason", "refused"], place=place)
+def whole(kept: pd.DataFrame, place: Path) -> pd.DataFrame:
+    """Those of the kept texts that are whole answers of the model: no refusal, no guard's words, no failure."""
+    log = requests.frame(float(kept["time_s"].min()) if len(kept) else math.inf, place=place,
+                         columns=["request_id", "status", "error_kind", "finish_reason", "refused"])
     plain = (log["status"] == 200) & (log["error_kind"] == "")
-    whole = log[plain & (log["finish_reason"] != "content_filter") & (log["refused"] != 1)]
-    done = {one.request_id for one in scores.read(place, since_s) if one.name == NAME}
-    return kept[kept["request_id"].isin(set(whole["request_id"]) - done) & (kept["answer"].str.strip() != "")]
+    found = log[plain & (log["finish_reason"] != "content_filter") & (log["refused"] != 1)]
+    return kept[kept["request_id"].isin(set(found["request_id"])) & (kept["answer"].str.strip() != "")]
+
+
+def unscored(answers: pd.DataFrame, place: Path, name: str) -> pd.DataFrame:
+    """Those of them that have no score of this name yet."""
+    since_s = float(answers["time_s"].min()) if len(answers) else math.inf
+    done = {one.request_id for one in scores.read(place, since_s) if one.name == name}
+    return answers[~answers["request_id"].isin(done)]
 
 
 def _asked(drawn: pd.DataFrame) -> tuple[list[Question], list[Generation]]:

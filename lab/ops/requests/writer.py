@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import queue
 import sqlite3
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.errors import LabError
+from lab.ops.requests import language
 from lab.ops.requests.hot import Hot
 from lab.ops.requests.record import row
 from lab.ops.requests.sealing import Keep, Keeper
@@ -24,7 +26,7 @@ MOST_WAITING = 20_000
 PROBE_S = 1.0
 
 Acknowledge = Callable[[Sequence[Any], bool], None]
-_Entry = tuple[LogRecord | None, Any, str, tuple[str, str] | None]
+_Entry = tuple[LogRecord | None, Any, str, str | None, str]
 
 
 def folder() -> Path:
@@ -60,16 +62,17 @@ class RequestLog:
     ) -> None:
         """Have `record` written. Never waits. With a `token` it is never dropped, and `acknowledge` hears of it.
 
-        `prompt` and `answer` are texts that may be kept, redacted already; None keeps none.
+        `prompt` and `answer` are texts that may be kept, redacted already; without a prompt none is, and only the language of
+        the answer is written.
         """
         if token is None and self._entries.qsize() > MOST_WAITING:
             self.dropped += 1
             return
-        self._entries.put((record, token, guard, None if prompt is None else (prompt, answer)))
+        self._entries.put((record, token, guard, prompt, answer))
 
     def close(self) -> None:
         """Write what waits, and end."""
-        self._entries.put((None, None, "", None))
+        self._entries.put((None, None, "", None, ""))
         self._thread.join(30)
         self._keeper.close()
 
@@ -94,14 +97,14 @@ class RequestLog:
 
     def _write(self, entries: Sequence[_Entry]) -> None:
         """One commit; while the log is in trouble an empty one is a probe that something can be written again."""
-        tokens = [token for _, token, _, _ in entries if token is not None]
-        texts = [(r.time_s, r.request_id, *kept_) for r, _, _, kept_ in entries if r is not None and kept_ is not None]
+        tokens = [token for _, token, *_ in entries if token is not None]
+        texts = [(r.time_s, r.request_id, prompt, said) for r, _, _, prompt, said in entries if r and prompt is not None]
         try:
             if self.trouble:
                 with self._hot.transaction() as connection:
                     connection.execute("DELETE FROM alive")
                     connection.execute("INSERT INTO alive VALUES (?)", (self._clock(),))
-            self._hot.append([row(r, guard) for r, _, guard, _ in entries if r is not None], texts)
+            self._hot.append([row(_spoken(r, said), guard) for r, _, guard, _, said in entries if r], texts)
             self.written += len(entries)
             self.trouble, safe = "", True
         except (sqlite3.Error, OSError, LabError) as error:
@@ -109,3 +112,9 @@ class RequestLog:
             self.trouble, safe = f"The request log cannot be written ({error})", False
         if tokens:
             self._acknowledge(tokens, safe)
+
+
+def _spoken(record: LogRecord, answer: str) -> LogRecord:
+    """The record with the language of its answer: looked for in this thread, some 10 us a row, and the text is not kept."""
+    found = "" if record.language or not answer else language.of(answer)
+    return dataclasses.replace(record, language=found) if found else record
