@@ -380,7 +380,7 @@ def _print(done: Outcome) -> None:
                 table.add_row(*map(str, row))
         if table.row_count:
             out.print(table)
-    flags = {flag for text in done.trials.get("tags.lab.flags", []) if isinstance(text, str) for flag in text.splitlines()}
+    flags = _flags(done.trials)
     caveats = {c for c in done.trials.get("tags.lab.note.caveat", []) if isinstance(c, str) and c}
     if done.verdict:
         out.print(f"[bold]Verdict[/]  {escape(done.verdict.decision)}", soft_wrap=True)
@@ -392,6 +392,17 @@ def _print(done: Outcome) -> None:
     if done.state == "interrupted":
         out.print(f"Interrupted: {len(done.trials)} trials were measured and kept; the run is marked.")
     out.print(f"  run {done.run_id}", style="dim")
+
+
+def _flags(trials: pd.DataFrame) -> set[str]:
+    """Every reason to distrust a trial, with the trials that it is about where it is not about all."""
+    by_flag: dict[str, list[str]] = {}
+    for _, trial in trials.iterrows():
+        text = trial.get("tags.lab.flags")
+        for flag in dict.fromkeys(text.splitlines() if isinstance(text, str) else []):
+            by_flag.setdefault(flag, []).append(str(trial["name"]))
+    shown = {flag: names if len(names) <= 3 else [*names[:2], f"{len(names) - 2} more"] for flag, names in by_flag.items()}
+    return {flag if len(by_flag[flag]) == len(trials) else f"{', '.join(names)}: {flag}" for flag, names in shown.items()}
 
 
 def _pages(shown: pd.DataFrame, width: int) -> Iterator[pd.DataFrame]:

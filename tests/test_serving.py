@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 import psutil
 import pytest
+from ground_truth.adversary import adversary
 
 from lab import engines
 from lab.errors import LabError
@@ -61,6 +62,25 @@ def test_a_url_is_measured_over_http_with_the_audit_of_the_capture(server: Any) 
         assert trial.measures["requests_per_s"] > 0  # type: ignore[operator]
         assert trial.notes["stamp_source"] in ("kernel", "user")
     assert at_rate.measures["send_lag_p99_s"] >= 0  # type: ignore[operator]
+
+
+def test_a_server_that_only_chats_is_asked_in_messages_and_the_trial_says_so() -> None:
+    with adversary() as chatting:
+        chatting.chat_only, chatting.every = True, "good"
+        closed, _ = Serving(engine=(f"http://127.0.0.1:{chatting.port}/v1",), **SHORT).run()
+    assert closed.measures["failed_requests"] == 0 and closed.measures["output_tokens_per_s"] > 0  # type: ignore[operator]
+    assert any("chat template" in flag for flag in closed.flags)
+
+
+def test_batching_over_http_counts_failures_by_kind() -> None:
+    with adversary() as failing:
+        failing.every = "good"
+        url = f"http://127.0.0.1:{failing.port}/v1"
+        trials = Batching(engine=url, requests=4, repeats=1, concurrency=(2,), prompt_tokens=8, output_tokens=6).run()
+        next(trials)
+        failing.every = "429"
+        point = next(trials)
+        assert point.measures["failed_requests"] == 4 and point.notes["failures"] == "4 http_429"
 
 
 def test_batching_over_http_leaves_out_what_only_this_process_has(server: Any) -> None:

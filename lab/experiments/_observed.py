@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import http.client
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from lab.engines import Engine
@@ -84,6 +85,12 @@ def differing(pairs: Iterable[tuple[Generation, Generation]]) -> list[tuple[str,
     """(request id, index of the first character) of answers whose texts differ."""
     return [(one.request.id, first_difference([*map(ord, one.text)], [*map(ord, other.text)]))
             for one, other in pairs if one.text != other.text]
+
+
+def failures(generations: Iterable[Generation]) -> dict[str, str]:
+    """The note `failures`: how many requests failed, by kind; nothing where none did."""
+    kinds = Counter(g.error_kind or "error" for g in generations if speed.failed(g))
+    return {"failures": ", ".join(f"{n} {kind}" for kind, n in kinds.most_common())} if kinds else {}
 
 
 def refuse_gone(name: str, title: str, generations: Sequence[Generation], *, why: str = "") -> None:

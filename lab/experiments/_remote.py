@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from typing import Any
 
 from lab import engines
 from lab.engines import Engine, is_url
+from lab.errors import LabError
+from lab.load.endpoint import Endpoint
 from lab.load.probe import probe
 from lab.load.services import OverHttp
 from lab.records import Decoding, Request
@@ -41,5 +44,24 @@ def over_http(
         engine = engines.open_engine("server", name, key_env=key_env)
     closing.callback(engine.close)
     endpoint = engine.endpoint  # type: ignore[attr-defined]
-    probe(endpoint, request=Request(prompt="Hello", decoding=Decoding(max_tokens=2)), within_s=FIRST_ANSWER_S)
-    return engine, OverHttp(endpoint=endpoint)
+    return engine, OverHttp(endpoint=answering(endpoint))
+
+
+def answering(endpoint: Endpoint) -> Endpoint:
+    """`endpoint`, which answered a small question; as `chat_only` where it has no /completions and chats.
+
+    Raises `LabError` with one sentence where it does neither.
+    """
+    hello = Request(prompt="Hello", decoding=Decoding(max_tokens=2))
+    try:
+        probe(endpoint, request=hello, within_s=FIRST_ANSWER_S)
+        return endpoint
+    except LabError as error:
+        if "(404" not in str(error):
+            raise
+        chat = dataclasses.replace(endpoint, chat_only=True)
+        try:
+            probe(chat, request=hello, within_s=FIRST_ANSWER_S)
+        except LabError:
+            raise error from None
+        return chat

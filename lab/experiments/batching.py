@@ -17,12 +17,12 @@ from lab.engines import Engine, Flash
 from lab.engines.scheduling.scheduler import Scheduler, Step
 from lab.errors import LabError
 from lab.experiments import Chart, Experiment, busy, option
-from lab.experiments._observed import worst
+from lab.experiments._observed import failures, worst
 from lab.experiments._remote import is_remote, over_http
 from lab.experiments._workload import mixture
 from lab.load import arrivals
 from lab.load.services import InProcess, Service
-from lab.metrics import answer, service
+from lab.metrics import answer, service, speed
 from lab.names import describe
 from lab.records import Estimate, Generation, Question, Request, Trial, Verdict
 
@@ -200,13 +200,14 @@ class Batching(Experiment):
         measures = {
             **service.served(generations, seconds, scores, ttft_limit_s=self.ttft_ms / 1e3, tpot_limit_s=self.tpot_ms / 1e3),
             **used(passes), **worst(one.measures for one in passes),
+            "failed_requests": float(sum(map(speed.failed, generations))),
             "compared_sequences": float(len(compared)), "differing_sequences": float(len(differing)),
             "foreign_cpu_share": max(one.watched.foreign_share for one in passes),
             "cpu_s": sum(one.watched.cpu_s for one in passes), "wall_s": sum(one.watched.wall_s for one in passes),
             "peak_memory_bytes": max(one.watched.peak_rss_bytes for one in passes),
         }
         first = dict(sorted(differing)[:20])
-        notes = dict(passes[-1].notes)
+        notes = {**passes[-1].notes, **failures(generations)}
         notes |= {"differs": ", ".join(f"request {i} at token {at}" for i, at in first.items())} if first else {}
         settings: dict[str, Any] = {
             "engine": self.engine, "policy": point.policy, "concurrency": point.users, "rate": point.rate,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Self
 
@@ -16,7 +15,7 @@ from lab.energy import Meter
 from lab.engines import Engine, is_url
 from lab.errors import LabError
 from lab.experiments import Chart, Experiment, busy, option
-from lab.experiments._observed import counters, refuse_gone
+from lab.experiments._observed import counters, failures, refuse_gone
 from lab.experiments._remote import over_http
 from lab.experiments._workload import mixture
 from lab.experiments.batching import knees
@@ -146,8 +145,11 @@ class Serving(Experiment):
                     if not rate:
                         capacity = float(trial.measures["requests_per_s"])  # type: ignore[arg-type]
                         if not capacity and any(offered < 0 for _, offered in self._rates()):
-                            raise LabError(f"No request of '{trial.name}' ended within {self.limit_s:g} s: there is no capacity "
-                                           "to take shares of; raise --limit-s, ask for fewer --output-tokens, or give --rates.")
+                            failed = trial.notes.get("failures", "")
+                            raise LabError(
+                                f"No request of '{trial.name}' ended well within {self.limit_s:g} s, so there is no capacity to "
+                                "take shares of; " + (f"{failed} failed: look at the server, or give --rates." if failed else
+                                                      "raise --limit-s, ask for fewer --output-tokens, or give --rates."))
 
     def _rates(self) -> list[tuple[int, float]]:
         """(users, rate) of every point: rate 0 is a closed loop, a share of the capacity is negative until that is known."""
@@ -215,8 +217,7 @@ class Serving(Experiment):
             **self._measures(seen, scores, meter.joules), "offered_requests_per_s": rate or math.nan,
             **counted(before, counters(engine)), "foreign_cpu_share": spent.foreign_share,
             "cpu_s": spent.cpu_s + spent.children_cpu_s, "wall_s": spent.wall_s}
-        kinds = Counter(g.error_kind or "error" for g in generations if speed.failed(g))
-        notes = {**seen.notes, **({"failures": ", ".join(f"{n} {kind}" for kind, n in kinds.most_common())} if kinds else {})}
+        notes = {**seen.notes, **failures(generations)}
         settings = {**engine.settings, "engine": name, "arm": arm,
                     "loop": "open" if times else "closed", "rate": round(rate, 4), "load": round(rate, 4) or users,
                     "concurrency": users, "arrivals": self.arrivals if times else "closed",
@@ -265,11 +266,10 @@ class Serving(Experiment):
         best = within.loc[within["metrics.goodput_requests_per_s"].idxmax()]
         for arm, rows in within.groupby("params.arm", sort=False):
             top = rows.loc[rows["metrics.goodput_requests_per_s"].idxmax()]
-            why.append(f"{arm} keeps {self.attainment:.0%} within the limits up to {top['params.rate']:.3g} requests/s "
-                       f"(goodput {top['metrics.goodput_requests_per_s']:.2f}/s{_cost(top)}).")
-        return Verdict(
-            decision=f"Highest rate within {limits}: {best['name']}, {best['metrics.goodput_requests_per_s']:.2f} requests/s "
-                     f"of them within.", chosen=str(best["name"]), why=tuple(why), caveats=tuple(caveats))
+            why.append(f"{arm} keeps {self.attainment:.0%} within the limits up to {top['params.rate']:.3g} requests/s offered: "
+                       f"{_kept(top)}{_cost(top)}.")
+        return Verdict(decision=f"Highest rate within {limits}: {best['name']}, {_kept(best)}.", chosen=str(best["name"]),
+                       why=tuple(why), caveats=tuple(caveats))
 
 
 def counted(before: Any, after: Any) -> dict[str, float]:
@@ -285,6 +285,12 @@ def _capacity(row: pd.Series[Any]) -> str:
     users = f"{row['params.concurrency']:g} user{'' if row['params.concurrency'] == 1 else 's'}"
     return (f"{row['params.arm']} with {users}: {row['metrics.output_tokens_per_s']:.0f} tokens/s, "
             f"{row['metrics.requests_per_s']:.2f} requests/s{_cost(row)}")
+
+
+def _kept(row: pd.Series[Any]) -> str:
+    """Goodput is per second until the last answer, and so below the offered rate by the time that the last ones took."""
+    return (f"with {row['metrics.attainment_share']:.0%} of its requests within them (goodput "
+            f"{row['metrics.goodput_requests_per_s']:.2f} requests/s until the last answer)")
 
 
 def _cost(row: pd.Series[Any]) -> str:

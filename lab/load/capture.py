@@ -251,12 +251,15 @@ def _problems(seen: list[Seen], account: Account, endpoint: Endpoint) -> Iterato
     for kind, count in kinds.most_common():
         example = next(s.observed.failure.sentence for s in seen if s.observed.failure and s.observed.failure.kind == kind)
         yield endpoint.masked(f"{count} of {len(seen)} requests failed ({kind}): {example}")
+    if endpoint.chat_only:
+        yield ("The server has no /completions, so each prompt was asked as a message in the server's own chat template: other "
+               "text, and other answers, than engines that continue the prompt itself.")
     if account.resent:
-        yield (f"{account.resent} requests were sent again, because the server had closed the kept connection before it saw "
-               "them.")
+        yield (f"{account.resent} requests were sent again: the kept connection ended as they were sent, without a sign that the "
+               "server had read them.")
     empty = sum(s.observed.failure is None and not s.observed.at_s and s.observed.finish_reason != "cancelled" for s in seen)
     if empty:
-        yield f"{empty} of {len(seen)} answers are empty: they ended without a token."
+        yield emptied(empty, len(seen))
     if account.stopped in ("limit", "interrupted"):
         cancelled = sum(s.observed.finish_reason == "cancelled" for s in seen)
         why = "The load was interrupted" if account.stopped == "interrupted" else "The load reached its time limit"
@@ -278,6 +281,11 @@ def _problems(seen: list[Seen], account: Account, endpoint: Endpoint) -> Iterato
     if abs(account.clock_drift_s) > DRIFT_LIMIT_S:
         yield (f"The system clock was set while the load ran ({account.clock_drift_s * 1e3:+.2f} ms), so arrival times may be "
                "off by as much; run again.")
+
+
+def emptied(empty: int, of: int) -> str:
+    """That some answers ended well and hold nothing."""
+    return f"{empty} of {of} answers are empty: they ended without a token."
 
 
 def _count_problems(generations: Sequence[Generation]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from lab.engines import _schemas
 from lab.errors import LabError
-from lab.records import Decoding, Request
+from lab.records import Decoding, Message, Request
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,8 @@ class Endpoint:
     """Name of the environment variable that holds the key; unset or empty sends none."""
     extra: Mapping[str, object] = field(default_factory=dict)
     """More fields of every body; they win over those made from the request."""
+    chat_only: bool = False
+    """The server has no /completions: a prompt is asked as the one message of a user, in the template that it puts around it."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "url", self.url.strip().rstrip("/"))
@@ -67,13 +69,21 @@ class Endpoint:
 
     def path(self, request: Request) -> str:
         """The path that this request is posted to."""
-        return self.parts.path + ("/completions" if request.messages is None else "/chat/completions")
+        return self.parts.path + ("/completions" if self._messages(request) is None else "/chat/completions")
+
+    def _messages(self, request: Request) -> tuple[Message, ...] | None:
+        """The messages that are posted; None for a prompt. Raises `LabError` for tokens, which no chat takes."""
+        if request.messages is not None or not self.chat_only:
+            return request.messages
+        if request.tokens is not None:
+            raise LabError(f"The server at {self.url} serves /chat/completions only, which takes no tokens; give it texts.")
+        return (Message(role="user", content=request.prompt or ""),)
 
     def body(self, request: Request) -> bytes:
         """The JSON to post. A setting that is off (`top_k` 0, `top_p` 1, `min_p` 0) is left to the server."""
         asked: dict[str, Any] = {"model": self.model}
-        if request.messages is not None:
-            asked["messages"] = [{"role": m.role, "content": m.content} for m in request.messages]
+        if (messages := self._messages(request)) is not None:
+            asked["messages"] = [{"role": m.role, "content": m.content} for m in messages]
         else:
             asked["prompt"] = request.prompt if request.tokens is None else list(request.tokens)
         asked |= _settings(request.decoding)

@@ -321,7 +321,7 @@ class Loop:
         self._free += 1
 
     def _end_of_file(self, wire: Wire, exchange: Exchange) -> None:
-        if self._stale(wire, exchange):
+        if wire.unread and self._stale(wire, exchange):
             self._again(wire, exchange)
             return
         exchange.eof = True
@@ -329,7 +329,7 @@ class Loop:
         self._finish(exchange, time.perf_counter())
 
     def _stale(self, wire: Wire, exchange: Exchange) -> bool:
-        """Whether the server can have closed this kept connection before it saw the request: then it says so at once."""
+        """Whether the server may have closed this kept connection before it saw the request: then it says so at once."""
         return (wire.connected and exchange.untouched and not wire.fresh and not exchange.resent
                 and time.perf_counter() - exchange.sent_s < CROSSED_S)
 

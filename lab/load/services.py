@@ -10,7 +10,7 @@ from typing import Protocol
 from lab.engines import Engine
 from lab.engines.scheduling.scheduler import Scheduler
 from lab.load import scheduled
-from lab.load.capture import Interrupted, capture
+from lab.load.capture import Interrupted, capture, emptied
 from lab.load.endpoint import Endpoint
 from lab.records import Generation, Request
 
@@ -60,7 +60,9 @@ class InProcess:
         else:
             sleep = getattr(scheduler.core, "sleep", time.sleep)  # the scripted core has a clock of its own
             jobs = scheduled.open_loop(scheduler, work[: len(times)], times, sleep=sleep, limit_s=limit_s, title=title)
-        return Served(generations=tuple(job.generation() for job in jobs), seconds=scheduler.core.now() - began)
+        generations, seconds = tuple(job.generation() for job in jobs), scheduler.core.now() - began
+        empty = sum(g.finish_reason in ("stop", "length") and not g.tokens_at_s for g in generations)
+        return Served(generations=generations, seconds=seconds, flags=(emptied(empty, len(generations)),) if empty else ())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,9 @@ _SOFTWARE_RECEIVE = 1 << 3 | 1 << 4
 _STAMPS = struct.Struct("qq32x")
 _ANCILLARY_BYTES = socket.CMSG_SPACE(_STAMPS.size) if hasattr(socket, "CMSG_SPACE") else 0
 
+_TCP_CLOSE, _TCP_INFO = 7, struct.Struct("=B23xI")
+"""State after a reset, and `tcpi_state` and `tcpi_unacked` of `struct tcp_info` (linux/tcp.h)."""
+
 Address = tuple[Any, Any]
 """Address family and socket address, as `resolve` found them."""
 
@@ -153,6 +156,22 @@ class Wire:
             self.unstamped += 1
             self._lags(now - woken_s)
         return data, now
+
+    @property
+    def unread(self) -> bool:
+        """Whether the other side ended this connection before what was sent last came to it.
+
+        It answers that with a reset, or has not acknowledged it; one that has read a request and then ends the connection
+        acknowledges both together. False where the system does not tell.
+        """
+        if sys.platform != "linux":
+            return False
+        try:
+            told = self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+        except OSError:
+            return False
+        state, unacknowledged = _TCP_INFO.unpack(told)
+        return bool(state == _TCP_CLOSE or unacknowledged or self.sending)
 
     def close(self) -> None:
         self.sock.close()

@@ -94,6 +94,8 @@ class Adversary:
 
     def __init__(self, context: ssl.SSLContext | None = None) -> None:
         self.seen: dict[str, int] = {}
+        self.chat_only, self.every = False, ""
+        """Whether prompts are refused with 404, and the word that stands for every question."""
         self._context, self._closing = context, threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.port: int = self._listener.getsockname()[1]
@@ -117,6 +119,10 @@ class Adversary:
                 while b"\r\n\r\n" not in held:
                     held += self._more(connection)
                 head, _, held = held.partition(b"\r\n\r\n")
+                if head.startswith(b"GET"):
+                    models = head.startswith(b"GET /v1/models")
+                    connection.sendall(page('{"data": [{"id": "m"}]}' if models else "{}", status=200 if models else 404))
+                    continue
                 size = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
                 while len(held) < size:
                     held += self._more(connection)
@@ -132,8 +138,13 @@ class Adversary:
 
     def _answer(self, connection: socket.socket, body: dict) -> bool:
         word = body["prompt"] if "prompt" in body else body["messages"][-1]["content"]
+        if self.chat_only and "prompt" in body:
+            connection.sendall(page('{"detail": "Not Found"}', status=404))
+            return True
+        word = self.every or word
         self.seen[word] = self.seen.get(word, 0) + 1
-        if word == "stale" and self.seen[word] == 2:
+        if word == "stale" and self.seen[word] == 2:  # closed with what came next unread, as if before it came
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             connection.close()
             return False
         for step in answers("good" if word == "stale" else word) or [page("{}", status=404)]:
