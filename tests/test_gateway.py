@@ -25,11 +25,13 @@ from lab import __main__ as command
 from lab.engines.http.child import Child
 from lab.engines.http.served import ServeSettings
 from lab.errors import LabError
-from lab.ops import requests, versions
+from lab.ops import feedback, requests, versions
 from lab.ops.gateway import GatewaySettings, keys, openapi
 from lab.ops.gateway.breaker import Breaker
 from lab.ops.gateway.keys import Key
 from lab.ops.gateway.ledger import Ledger
+from lab.ops.requests import traced
+from lab.ops.requests.scores import Scored
 
 ADDRESS = "Write to joe.doe@example.com or to nobody."
 
@@ -520,3 +522,6 @@ def test_traces_are_a_bounded_sample_and_carry_no_text(store: Path) -> None:
     assert tags["lab.request_id"] == first.id and tags["lab.release"] == "release 1" and float(tags["lab.ttft_s"]) > 0
     spans = "".join(row[0] for row in connection.execute("select content from spans where trace_id = ?", (trace_id(first.id),)))
     assert "tokenUsage" in spans and "zebra" not in spans
+    found = [Scored(request_id=id_, time_s=0.0, name="quality", value=0.25, by="me", scored_s=1.0) for id_ in (first.id, "untraced")]
+    assert [traced.link(found), traced.link(found)] == [1, 1]  # twice is once
+    assert [(one.name, one.value) for one in feedback.on([trace_id(first.id)])] == [("quality", 0.25)]

@@ -80,8 +80,8 @@ def put_traces(run_id: str, generations: Mapping[str, Generation]) -> dict[str, 
     the answer in MLflow's own pages. Returns when everything is stored.
     """
     ids = {item: trace_id(run_id, item) for item in generations}
-    known = _known(ids.values())
-    missing = {item: generation for item, generation in generations.items() if ids[item] not in known}
+    there = known(ids.values())
+    missing = {item: generation for item, generation in generations.items() if ids[item] not in there}
     if not missing:
         return ids
     with tracking._sentences():
@@ -181,7 +181,7 @@ def _feedback(
                     about=details.pop("lab.about", ""), details=details, at_ms=int(at))
 
 
-def _known(ids: Iterable[str]) -> set[str]:
+def known(ids: Iterable[str]) -> set[str]:
     """Those of these traces that are in the store."""
     wanted = list(ids)
     connection = store.connect()

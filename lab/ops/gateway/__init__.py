@@ -9,6 +9,6 @@ the request log before its last byte is sent.
 
 from lab.ops.gateway.running import run
 from lab.ops.gateway.settings import GatewaySettings
-from lab.ops.gateway.traces import trace_id
+from lab.ops.requests.traced import trace_id
 
 __all__ = ["GatewaySettings", "run", "trace_id"]

@@ -13,17 +13,12 @@ import time
 from typing import Any
 
 from lab.ops import feedback, tracking
-from lab.ops.gateway.exchange import Ended
+from lab.ops.gateway.exchange import FILTERED, Ended
+from lab.ops.requests.traced import EXPERIMENT, trace_id
 
-EXPERIMENT = "requests"
 MOST_WAITING = 64
 PAUSE_S = 5.0
 """After a trace that the store did not take, nothing is tried for this long."""
-
-
-def trace_id(request_id: str) -> str:
-    """The trace of a request, if it was sampled."""
-    return feedback.trace_id(EXPERIMENT, request_id)
 
 
 class Traces:
@@ -107,8 +102,9 @@ def _written(ended: Ended, place: str) -> None:
     feedback.retried(lambda: client.start_trace(info))
     feedback.retried(lambda: client.log_spans(place, [span]))
     if record.refused == 1:
-        feedback.give([feedback.Feedback(trace_id=trace, name="guard_blocked", value=1.0, by="guardrails", kind="code",
-                                         why=ended.guard)])
+        blocked = record.finish_reason == FILTERED
+        feedback.give([feedback.Feedback(trace_id=trace, name="guard_blocked" if blocked else "refused", value=1.0, kind="code",
+                                         by="guardrails" if blocked else "refusal phrases", why=ended.guard if blocked else "")])
 
 
 def _count(value: float) -> int:

@@ -20,7 +20,7 @@ from lab.errors import LabError
 from lab.metrics import consistency, detection
 from lab.metrics.detection import Detector
 from lab.ops import history, requests
-from lab.ops.requests import scores
+from lab.ops.requests import scores, traced
 from lab.ops.requests.scores import Scored
 from lab.records import Decoding, Estimate, Generation, Question, Request
 
@@ -99,6 +99,7 @@ def score(
                    scored_s=now_s, why=one.why if math.isnan(one.value) else "")  # other reasons quote the answer
             for row, one in zip(drawn.itertuples(), found, strict=True)]
     scores.add(rows, place)
+    traced.link(rows)
     values = [one.value for one in rows]
     known = int(np.isfinite(values).sum())
     return Sampled(mean=stats.mean(values), scored=known, unscored=len(rows) - known, waiting=len(left) - len(drawn),

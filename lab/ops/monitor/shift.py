@@ -24,7 +24,7 @@ from lab import stats
 from lab.errors import LabError
 from lab.ops import requests
 from lab.ops.monitor import scoring
-from lab.ops.requests import scores
+from lab.ops.requests import scores, traced
 from lab.ops.requests.scores import Scored
 from lab.records import Estimate
 from lab.stats.drift.distribution import Distance, Kind, two_samples
@@ -129,8 +129,10 @@ def shift(
     vectors = embedder.embed(list(drawn["answer"]))
     apart = held.distances(vectors)
     test = two_samples(held.vectors, vectors, kind=kind, seed=seed)
-    scores.add([Scored(request_id=str(row.request_id), time_s=float(row.time_s), name=NAME, value=float(value),
-                       by=embedder.name, scored_s=now_s) for row, value in zip(drawn.itertuples(), apart, strict=True)], place)
+    rows = [Scored(request_id=str(row.request_id), time_s=float(row.time_s), name=NAME, value=float(value), by=embedder.name,
+                   scored_s=now_s) for row, value in zip(drawn.itertuples(), apart, strict=True)]
+    scores.add(rows, place)
+    traced.link(rows)
     return Shifted(embedder=embedder.name, reference=held, made=made, mean=stats.mean(apart.tolist()), usual=usual, test=test,
                    kind=kind, waiting=len(left) - len(drawn))
 
