@@ -256,6 +256,7 @@ def serve(
     draft: Annotated[str, typer.Option(help="none, prompt_lookup, session_ngram or the model that drafts")] = "none",
     draft_tokens: Annotated[int, typer.Option(help="tokens drafted a step; 0 adapts to what they earn")] = 0,
     step_ms: Annotated[float, typer.Option(help="scripted engine: duration of a step")] = 4.0,
+    reply: Annotated[str, typer.Option(help="scripted engine: what every answer says, a byte a token", metavar="TEXT")] = "",
     key_env: Annotated[str, typer.Option(help="environment variable with the key that clients must send", metavar="NAME")] = "",
     tie: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
@@ -266,7 +267,7 @@ def serve(
     settings = ServeSettings(
         engine=engine, context_tokens=context_tokens, max_running=max_running, threads=threads,
         flash_attention=flash_attention, kv_type=kv_type, token_budget=token_budget, queue=queue, prefix_cache=prefix_cache,  # type: ignore[arg-type]
-        draft=draft, draft_tokens=draft_tokens, step_ms=step_ms)
+        draft=draft, draft_tokens=draft_tokens, step_ms=step_ms, reply=reply)
     run(model, settings, host=host, port=port, key_env=key_env, tie=tie, say=lambda line: print(line, flush=True))
 
 

@@ -191,7 +191,7 @@ def open(
     model: str, *, engine: str = "llama_cpp", stream: bool = True, key_env: str = "OPENAI_API_KEY", timeout_s: float = 600.0,
     token_ids: bool | None = None, context_tokens: int = 0, max_running: int = 16, threads: int = 0,
     flash_attention: Flash = "auto", kv_type: str = "f16", token_budget: int = 0, queue: int = 64, prefix_cache: bool = True,
-    draft: str = "none", draft_tokens: int = 0, step_ms: float = 4.0,
+    draft: str = "none", draft_tokens: int = 0, step_ms: float = 4.0, reply: str = "",
 ) -> Server:
     """Open the server at a URL (`http://HOST:PORT/v1`, `#NAME` behind it chooses the model), or start `lab serve` on `model`.
 
@@ -201,7 +201,7 @@ def open(
     settings = ServeSettings(
         engine=engine, context_tokens=context_tokens, max_running=max_running, threads=threads, flash_attention=flash_attention,
         kv_type=kv_type, token_budget=token_budget, queue=queue, prefix_cache=prefix_cache, draft=draft,
-        draft_tokens=draft_tokens, step_ms=step_ms)
+        draft_tokens=draft_tokens, step_ms=step_ms, reply=reply)
     if is_url(model):
         _refuse_settings(settings)
         url, name = address(model)

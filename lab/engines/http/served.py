@@ -54,6 +54,8 @@ class ServeSettings:
     """Drafts a step; 0 adapts to what they earn."""
     step_ms: float = 4.0
     """The scripted engine only: how long a step takes."""
+    reply: str = ""
+    """The scripted engine only: what every answer says, a byte a token; "" draws from its chain."""
 
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
@@ -65,6 +67,8 @@ class ServeSettings:
         for name in ("context_tokens", "threads", "token_budget", "queue", "draft_tokens", "step_ms"):
             if not getattr(self, name) >= 0:
                 raise LabError(f"{name} is {getattr(self, name)}; give 0 or more.")
+        if self.reply and self.engine != "scripted":
+            raise LabError(f"Only the scripted engine answers with a text of yours, not {self.engine}; leave out the reply.")
         if self.engine == "scripted" and self.draft not in ("none", *LOOKUPS):
             raise LabError(f"The scripted engine drafts with {' or '.join(LOOKUPS)}, not with a model ('{self.draft}').")
 
@@ -150,7 +154,7 @@ def _scripted(model: str, settings: ServeSettings) -> Served:
     from lab.engines.scripted import Scripted
 
     cells = settings.context_tokens or 4096
-    core = PacedCore(step_s=settings.step_ms / 1e3, context_tokens=cells, batch_tokens=max(512, settings.token_budget),
+    core = PacedCore(step_s=settings.step_ms / 1e3, reply=settings.reply, context_tokens=cells, batch_tokens=max(512, settings.token_budget),
                      sequences=settings.max_running + (CACHE_SLOTS if settings.prefix_cache else 0))
     engine = Scripted(model, context_tokens=cells)
     logged: Settings = {"engine": "scripted", "model": model, "threads": 1}
@@ -161,8 +165,8 @@ def _scripted(model: str, settings: ServeSettings) -> Served:
 class PacedCore(ScriptedCore):
     """The scripted core on the real clock: every step takes `step_s`."""
 
-    def __init__(self, *, step_s: float, context_tokens: int, sequences: int, batch_tokens: int) -> None:
-        super().__init__(context_tokens=context_tokens, sequences=sequences, batch_tokens=batch_tokens)
+    def __init__(self, *, step_s: float, context_tokens: int, sequences: int, batch_tokens: int, reply: str = "") -> None:
+        super().__init__(context_tokens=context_tokens, sequences=sequences, batch_tokens=batch_tokens, reply=reply)
         self._pace_s = step_s
 
     def decode(self, count: int) -> None:
@@ -176,7 +180,7 @@ class PacedCore(ScriptedCore):
 def _logged(settings: ServeSettings, engine: Settings, core: Core) -> Settings:
     given = dataclasses.asdict(settings)
     if settings.engine != "scripted":
-        del given["step_ms"]
+        del given["step_ms"], given["reply"]
     return {**given, **engine, "context_tokens": core.context_tokens}
 
 

@@ -27,7 +27,10 @@ class ScriptedCore:
     def __init__(
         self, *, context_tokens: int = 256, sequences: int = 8, batch_tokens: int = 64, vocabulary: int = 257,
         sharpness: float = 2.0, seed: int = 0, step_s: float = 0.004, token_s: float = 0.0005, separate: bool = False,
+        reply: str = "",
     ) -> None:
+        """With a `reply` every answer spells it, a byte a token, whatever the chain says."""
+        self._reply = reply.encode()
         self.context_tokens, self.sequences, self.batch_tokens = context_tokens, sequences, batch_tokens
         self.sequence_tokens = context_tokens // sequences if separate else context_tokens
         self.vocabulary, self._sharpness, self._seed = vocabulary, sharpness, seed
@@ -49,7 +52,8 @@ class ScriptedCore:
     def decode(self, count: int) -> None:
         if not 0 < count <= self.batch_tokens:
             raise LabError(f"A batch of {count} tokens does not fit {self.batch_tokens}.")
-        if self.used() + count > self.context_tokens:
+        # Counting cells that sequences share takes longer than all the rest, and is not needed while even their sum fits.
+        if sum(map(len, self._held)) + count > self.context_tokens and self.used() + count > self.context_tokens:
             raise KVCacheFull(f"The KV cache of {self.context_tokens:,} tokens is full; ask for a larger context.")
         rows = []
         for i in range(count):
@@ -100,7 +104,7 @@ class ScriptedCore:
         self._next_cell += len(tokens)
 
     def sampler(self, decoding: Decoding) -> ScriptedSampler:
-        return ScriptedSampler(decoding)
+        return ScriptedSampler(decoding, self._reply)
 
     def piece(self, token: int) -> bytes:
         return b"" if token == END else bytes([token])
@@ -122,15 +126,16 @@ class ScriptedCore:
 
 
 class ScriptedSampler:
-    """Draws from the decoding's distribution with its seed; under a schema it spells the smallest answer."""
+    """Draws from the decoding's distribution with its seed; under a schema it spells the smallest answer, else `reply`."""
 
-    def __init__(self, decoding: Decoding) -> None:
+    def __init__(self, decoding: Decoding, reply: bytes = b"") -> None:
         self._decoding, self._random = decoding, np.random.default_rng(decoding.seed)
-        self._script: Iterator[int] = iter([*_schemas.smallest(decoding).encode(), END] if decoding.json_schema else ())
+        said = _schemas.smallest(decoding).encode() if decoding.json_schema else reply
+        self._script: Iterator[int] | None = iter([*said, END]) if said else None
 
     def pick(self, entry: int, logits: NDArray[np.float32]) -> int:
-        if self._decoding.json_schema:
-            return next(self._script)
+        if self._script is not None:
+            return next(self._script, END)
         return draw(distribution(logits, self._decoding), self._random)
 
     def close(self) -> None:

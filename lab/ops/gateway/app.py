@@ -23,7 +23,7 @@ from lab.errors import LabError
 from lab.ops import cost
 from lab.ops.gateway import admission, openapi, status
 from lab.ops.gateway.admission import Receive, Scope
-from lab.ops.gateway.exchange import Asker, Ended, Exchange, Origin
+from lab.ops.gateway.exchange import Asker, Ended, Exchange, Origin, declined
 from lab.ops.gateway.keys import Key, Keys, user_id
 from lab.ops.gateway.ledger import Ledger
 from lab.ops.gateway.loaded import Loaded
@@ -93,6 +93,7 @@ class App:
 
     def start(self) -> None:
         """Begin to follow the alias and to watch over open requests."""
+        declined("")  # its packages are imported now and not while the first answer waits
         self.spawn(self.loaded.follow())
         self.spawn(self._sweep.run())
 

@@ -20,7 +20,6 @@ from lab.engines.http.client import Busy
 from lab.engines.http.served import Served, ServeSettings, open_served
 from lab.engines.http.step_loop import Delivery, News, StepLoop, Ticket
 from lab.engines.scheduling.core import Core
-from lab.engines.scheduling.scripted_core import END
 from lab.errors import LabError
 from lab.ops.gateway.breaker import Breaker
 from lab.records import Chunk, Decoding, Generation, Request, Usage
@@ -174,19 +173,6 @@ def _news(chunk: Chunk, ticket: Ticket, count: int) -> News:
     return News((chunk.text,), chunk.tokens, ended)
 
 
-class Spelling:
-    """A sampler of the scripted engine that spells a text, whatever the chain says."""
-
-    def __init__(self, text: str) -> None:
-        self._script = iter([*text.encode(), END])
-
-    def pick(self, entry: int, logits: Any) -> int:
-        return next(self._script, END)
-
-    def close(self) -> None:
-        """It holds nothing."""
-
-
 class _Estimating:
     """Stands for a tokenizer that is elsewhere."""
 
@@ -209,12 +195,9 @@ def open_backend(
     """The backend for an engine of a release. Raises `LabError` when it cannot be opened."""
     if engine == "scripted" and not any(name in settings for name in ("ttft_s", "prefill_s", "fail_after")):
         step_ms = 1e3 * float(settings.get("tpot_s", 0.004))
-        served = open_served(model, ServeSettings(
-            engine="scripted", step_ms=step_ms, max_running=running, queue=queue,
-            context_tokens=int(settings.get("context_tokens", 0)) or 4096 * max(1, running // 4)))
-        if "reply" in settings:
-            served.core.sampler = lambda decoding: Spelling(str(settings["reply"]))  # type: ignore[method-assign]
-        return Stepped(served, deliver)
+        return Stepped(open_served(model, ServeSettings(
+            engine="scripted", step_ms=step_ms, max_running=running, queue=queue, reply=str(settings.get("reply", "")),
+            context_tokens=int(settings.get("context_tokens", 0)) or 4096 * max(1, running // 4))), deliver)
     if engine == "llama_cpp":
         known = {name for name in ServeSettings.__dataclass_fields__ if name not in ("engine", "queue", "max_running")}
         given = {name: value for name, value in settings.items() if name in known}

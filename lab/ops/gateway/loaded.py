@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import time
 from collections.abc import Mapping
@@ -129,6 +130,7 @@ class Loaded:
         try:
             async with self._one:
                 self.servings[release.digest] = await asyncio.to_thread(self._made, release)
+            gc.freeze()  # see `keep_loaded`; collecting first would hold the streams that are open
             self.failed.pop(release.digest, None)
         except Exception as error:  # the gateway goes on with what it has, and says why
             said = str(error) if isinstance(error, LabError) else f"loading it failed ({type(error).__name__}: {error})."

@@ -25,7 +25,7 @@ from typing import Any
 
 import uvicorn
 
-from lab.engines.http.running import KEEP_ALIVE_S, Server, bound, end_with, until_signal
+from lab.engines.http.running import KEEP_ALIVE_S, Server, bound, end_with, in_event_loop, until_signal
 from lab.errors import LabError
 from lab.ops import requests
 from lab.ops.gateway.app import App
@@ -80,7 +80,7 @@ def one_process(
     beat: Callable[[], object] = lambda: None,
 ) -> None:
     place = requests.folder()
-    asyncio.run(_serve(settings, listening, place, metrics, ready, beat))
+    in_event_loop(_serve(settings, listening, place, metrics, ready, beat))
 
 
 async def _serve(

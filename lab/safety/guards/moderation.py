@@ -8,6 +8,7 @@ from typing import Any
 
 from lab.errors import LabError
 from lab.safety.decisions import Finding, Guard
+from lab.safety.linear import Probabilities, calibrated
 from lab.safety.units import UNITS, Unit, Units, flagged
 
 
@@ -17,7 +18,7 @@ def guard(threshold: float = 0.5, unit: Unit = "whole") -> Guard:
         raise LabError(f"Moderation takes a threshold above 0 and up to 1 and a unit of {' or '.join(UNITS)}.")
 
     def look(text: str) -> Finding | None:
-        probability = float(probabilities([text])[0])
+        probability = float(_one()(text)[1])
         return flagged("offensive", f"probability {probability:.2f}") if probability >= threshold else None
 
     return Units(look, unit)
@@ -26,6 +27,15 @@ def guard(threshold: float = 0.5, unit: Unit = "whole") -> Guard:
 def probabilities(texts: list[str]) -> Any:
     """The probability of being offensive of each text, shape (len(texts),). Raises `LabError` without the package."""
     return _model()(texts)
+
+
+@functools.cache
+def _one() -> Probabilities:
+    """The classifier for one text at a time."""
+    _model()
+    from profanity_check import profanity_check as fitted
+
+    return calibrated(fitted.vectorizer, fitted.model)
 
 
 @functools.cache

@@ -8,6 +8,7 @@ from typing import Any
 
 from lab.errors import LabError
 from lab.safety.decisions import Finding, Guard
+from lab.safety.linear import Probabilities, multinomial
 from lab.safety.patterns import compiled
 from lab.safety.shipped import examples, topic_words
 from lab.safety.units import UNITS, Unit, Units, flagged
@@ -37,8 +38,8 @@ def guard(topics: Sequence[str] = TOPICS, threshold: float = 0.5, unit: Unit = "
 @functools.lru_cache(maxsize=16)
 def probabilities(text: str) -> dict[str, float]:
     """The probability of every topic, "other" included; they add up to 1. Rules of one policy share it."""
-    model = _model()
-    return dict(zip(map(str, model.classes_), map(float, model.predict_proba([text])[0]), strict=True))
+    classes, model = _one()
+    return dict(zip(classes, model(text).tolist(), strict=True))
 
 
 def accuracy() -> tuple[int, int]:
@@ -62,11 +63,24 @@ def _model() -> Any:
     return model.fit([example.text for example in seen], [example.topic for example in seen])
 
 
+@functools.cache
+def _one() -> tuple[tuple[str, ...], Probabilities]:
+    """The classes, and the classifier for one text at a time."""
+    model = _model()
+    union, last = (step for _, step in model.steps)
+    return tuple(map(str, model.classes_)), multinomial(_count, union.transformer_list[1][1], last, model)
+
+
 def _counts(texts: Sequence[str]) -> Any:
-    """How many words speak for each topic, at most 3; shape (len(texts), topics)."""
+    """`_count` of several texts; shape (len(texts), topics)."""
     import numpy as np
 
-    return np.array([[min(3.0, sum(1 for _ in words.finditer(view(text).data))) for words in _words()] for text in texts])
+    return np.array([_count(text) for text in texts])
+
+
+def _count(text: str) -> list[float]:
+    """How many words of a text speak for each topic, at most 3."""
+    return [min(3.0, sum(1 for _ in words.finditer(view(text).data))) for words in _words()]
 
 
 @functools.cache
