@@ -116,6 +116,10 @@ class Flow:
 
     def _release(self, certain: int) -> str:
         """The text up to `certain` with its redactions; a redaction that reaches further waits for its end."""
+        if not any(watch.findings for watch in self._watches):
+            out, self._left = self._between(self._left, max(certain, self._left)), max(certain, self._left)
+            self._trim()
+            return out
         parts = []
         for start, end, words in self._redactions():
             if start >= certain:
@@ -151,7 +155,8 @@ class Flow:
     def _trim(self) -> None:
         """Forget what has left and no rule will look at again."""
         for watch in self._watches:
-            watch.findings = [one for one in watch.findings if one.end > self._left]
+            if watch.findings:
+                watch.findings = [one for one in watch.findings if one.end > self._left]
         keep = min([self._left, *(watch.certain for watch in self._watches)]) - CONTEXT
         if keep > self._base:
             self._text, self._base = self._text[keep - self._base :], keep

@@ -11,7 +11,7 @@ from lab.errors import LabError
 from lab.safety.decisions import Scan
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Looked:
     """What came of a look: a scan, or why there is none."""
 
@@ -23,27 +23,24 @@ class Looked:
 def look(scan: Callable[[], Scan], timeout_s: float | None) -> Looked:
     """Run `scan`; a limit runs it in a thread of its own, which is left behind when it is not done in time."""
     began = time.perf_counter()
-    found: list[Scan] = []
-    reasons: list[str] = []
-
-    def run() -> None:
-        try:
-            given = scan()
-            if isinstance(given, Scan):
-                found.append(given)
-            else:
-                reasons.append(f"it gave {type(given).__name__} in place of a scan")
-        except Exception as error:  # a guard that breaks must block, whatever broke it
-            # Only our own sentences are known to quote no text of anybody.
-            reasons.append(str(error) if isinstance(error, LabError) else f"it raised {type(error).__name__}")
-
     if timeout_s is None:
-        run()
-    else:
-        thread = threading.Thread(target=run, daemon=True, name="guard")
-        thread.start()
-        thread.join(timeout_s)
-        if thread.is_alive():
-            return Looked(scan=None, reason=f"no answer within {timeout_s:g} s", seconds=time.perf_counter() - began)
-    seconds = time.perf_counter() - began
-    return Looked(scan=found[0] if found else None, reason=reasons[0] if reasons else "", seconds=seconds)
+        found, reason = _tried(scan)
+        return Looked(scan=found, reason=reason, seconds=time.perf_counter() - began)
+    made: list[tuple[Scan | None, str]] = []
+    thread = threading.Thread(target=lambda: made.append(_tried(scan)), daemon=True, name="guard")
+    thread.start()
+    thread.join(timeout_s)
+    found, reason = made[0] if made else (None, f"no answer within {timeout_s:g} s")
+    return Looked(scan=found, reason=reason, seconds=time.perf_counter() - began)
+
+
+def _tried(scan: Callable[[], Scan]) -> tuple[Scan | None, str]:
+    """The scan, or None and why there is none."""
+    try:
+        given = scan()
+    except Exception as error:  # a guard that breaks must block, whatever broke it
+        # Only our own sentences are known to quote no text of anybody.
+        return None, str(error) if isinstance(error, LabError) else f"it raised {type(error).__name__}"
+    if isinstance(given, Scan):
+        return given, ""
+    return None, f"it gave {type(given).__name__} in place of a scan"

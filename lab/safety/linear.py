@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Probabilities = Callable[[str], Floats]
 """From a text to the probability of every class, shape (classes,), in the order of the model's `classes_`."""
-PROBES = ("Tell me about the bridge.", "You are stupid, shut up!", "Which dose of ibuprofen may a child take? A lawyer says: ask.", "?")
+PROBES = ("Tell me about the bridge.", "You are stupid, shut up!", "Which dose may a child take? A lawyer says: ask.", "?")
 CLOSE = 1e-9
 
 
@@ -63,7 +63,7 @@ def calibrated(vectorizer: Any, model: Any) -> Probabilities:
 
 
 def multinomial(before: Callable[[str], Sequence[float]], vectorizer: Any, last: Any, whole: Any) -> Probabilities:
-    """A logistic regression `last` over the features `before` gives and those of `vectorizer`; `whole` is the pipeline of both."""
+    """A logistic regression `last` over the features of `before` and of `vectorizer`; `whole` is the pipeline of both."""
     weights, rows, starts = Weights(vectorizer), np.asarray(last.coef_, np.float64), np.asarray(last.intercept_, np.float64)
 
     def probabilities(text: str) -> Floats:
