@@ -1,9 +1,9 @@
 """Arms of a comparison under the same load: paced well below what they can bear for delays, saturated for rates and CPU cost.
 
 Near saturation a delay is one of waiting for a core, and on a small machine the client waits too. So delays are taken from
-requests that arrive by one Poisson schedule in every arm of a round, and are compared request by request. A step of the engine lasts
-much longer than what is measured, but arrivals fall anywhere in it: a request that comes d later waits as often d longer
-as it just misses a step, and is d later in the mean. What does not depend on other work on the machine is CPU time.
+requests that arrive by one Poisson schedule in every arm of a round, and are compared request by request. A step of the engine
+lasts much longer than what is measured, but arrivals fall anywhere in it: what delays every request by d moves the whole
+distribution by d. What depends least on other work on the machine is CPU time.
 """
 
 from __future__ import annotations
@@ -116,11 +116,12 @@ def added_p50(loads: Sequence[Load], bases: Sequence[Load]) -> Estimate:
 
 def added_at(q: float, loads: Sequence[Load], bases: Sequence[Load]) -> Estimate:
     """Difference of a percentile of the time to first token, round by round, with its interval. Seconds."""
-    return stats.median([float(np.percentile(a.ttft_s, q) - np.percentile(b.ttft_s, q)) for a, b in zip(loads, bases, strict=True)])
+    both = zip(loads, bases, strict=True)
+    return stats.median([float(np.percentile(a.ttft_s, q) - np.percentile(b.ttft_s, q)) for a, b in both])
 
 
 def waited(bases: Sequence[Load], letters: int) -> Estimate:
-    """How long after its first letter the base shows letter number `letters` (from 1); over rounds, with its interval. Seconds."""
+    """How long after its first letter the base shows letter number `letters` (from 1), over rounds. Seconds."""
     return stats.median([float(np.median(_until(load, letters) - load.ttft_s)) for load in bases])
 
 

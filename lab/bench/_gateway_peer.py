@@ -46,8 +46,8 @@ def litellm(environment: str, *, model: str, port: int) -> Iterator[Peer]:
     if not program.is_file():
         raise LabError(f"There is no LiteLLM in {environment}; run `python -m venv {environment}` and there "
                        "`bin/pip install 'litellm[proxy]'`.")
-    said = subprocess.run([str(program.with_name("python")), "-c", "from importlib.metadata import version; print(version('litellm'))"],
-                          capture_output=True, text=True).stdout.strip()
+    ask = "from importlib.metadata import version; print(version('litellm'))"
+    said = subprocess.run([str(program.with_name("python")), "-c", ask], capture_output=True, text=True).stdout.strip()
     os.environ[KEY_ENV] = "sk-" + secrets.token_hex(24)
     # The price map is taken from the package: without it the start asks the network. It inherits no path of ours.
     env = {**{k: v for k, v in os.environ.items() if k != "PYTHONPATH"}, "LITELLM_LOCAL_MODEL_COST_MAP": "True",
@@ -79,8 +79,8 @@ def _wait(process: subprocess.Popen[bytes], port: int, words: Path) -> None:
             return
         time.sleep(0.3)
     lines = words.read_text(errors="replace").strip().splitlines()
-    raise LabError(f"LiteLLM did not answer within {START_S:g} s ({lines[-1][:200] if lines else 'it said nothing'}); see whether "
-                   "its environment works.")
+    raise LabError(f"LiteLLM did not answer within {START_S:g} s ({lines[-1][:200] if lines else 'it said nothing'}); see "
+                   "whether its environment works.")
 
 
 def _free_port() -> int:

@@ -1,8 +1,8 @@
 """What a gateway adds to the bare engine server on the scripted engine, what it costs, LiteLLM beside it, and a rollback's time.
 
-Server and gateway run the same scripted engine at the same pace, which spells one English text, a letter a token. Parts:
-`paced` (delays, well below saturation), `saturated` (requests/s and tokens per CPU second), `peers` (with `--litellm ENV`: the gateway
-and the LiteLLM proxy of that environment in front of the same server, with the same client) and `rollback`.
+Server and gateway run the same scripted engine at the same pace, which spells one English text, a letter a token. Parts: `paced`
+(delays, well below saturation), `saturated` (requests/s and tokens per CPU second), `peers` (with `--litellm ENV`: the
+gateway and the LiteLLM proxy of that environment in front of the same server, with the same client) and `rollback`.
 
 Guards hold letters back until they can begin nothing forbidden, so under a policy the first text comes some letters later
 whatever the machine; that part is known from the server's own letters and shown beside the whole.
@@ -20,7 +20,19 @@ from typing import Any
 import numpy as np
 
 from lab import machine
-from lab.bench._gateway_load import PROMPT, Arm, Load, added_at, added_p50, paced, ratio, saturated, waited, warmed, worked
+from lab.bench._gateway_load import (
+    PROMPT,
+    Arm,
+    Load,
+    added_at,
+    added_p50,
+    paced,
+    ratio,
+    saturated,
+    waited,
+    warmed,
+    worked,
+)
 from lab.bench._gateway_peer import KEY_ENV, litellm
 from lab.bench._gateway_rollback import rollback
 from lab.engines.http.child import Child
@@ -41,7 +53,7 @@ SERVER, PLAIN, GUARDED = "bare server", "gateway, no rules", "gateway, default p
 BEFORE, BEFORE_GUARDED, PEER = "gateway before the server", "the same, default policy", "LiteLLM before the server"
 MOST_P50_S, MOST_P99_S, LEAST_RATIO = 0.002, 0.005, 5.0
 SHORT_TOKENS, FAST_STEP_S, PEER_SHARE = 4, 0.001, 4
-"""A short answer's tokens, the engine's step when a gateway is to be what is slow, and how many times fewer requests LiteLLM is asked."""
+"""A short answer's tokens, the engine's step where a gateway is to be what is slow, and how many times less LiteLLM is asked."""
 
 Seen = dict[str, list[Load]]
 
@@ -148,9 +160,9 @@ def _peers(make: _Releases, how: _How, environment: str, streams: float) -> dict
     delays = {name: _delays(name, loads, seen[SERVER]) for name, loads in seen.items()}
     least = min(ratio(both[kind][BEFORE], both[kind][PEER], _requests_per_s).value for kind in both)
     less = delays[BEFORE]["added_p50_s"]["median"] < delays[PEER]["added_p50_s"]["median"]
-    print(f"At least {LEAST_RATIO:g} times its requests/s ({least:.1f}) at less delay: {'yes' if least >= LEAST_RATIO and less else 'NO'}")
-    return {"version": peer.version, "saturated": rates, "paced": delays, "least_ratio": least,
-            "reached": bool(least >= LEAST_RATIO and less)}
+    reached = bool(least >= LEAST_RATIO and less)
+    print(f"At least {LEAST_RATIO:g} times its requests/s ({least:.1f}) at less delay: {'yes' if reached else 'NO'}")
+    return {"version": peer.version, "saturated": rates, "paced": delays, "least_ratio": least, "reached": reached}
 
 
 def _both(arms: Sequence[Arm], how: _How) -> dict[str, Seen]:

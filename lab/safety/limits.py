@@ -11,7 +11,7 @@ from lab.errors import LabError
 from lab.safety.decisions import Scan
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Looked:
     """What came of a look: a scan, or why there is none."""
 

@@ -70,7 +70,7 @@ async def _serve(served: Served, listening: socket.socket, key: str, ready: Call
 
 
 def in_event_loop(main: Coroutine[Any, Any, T]) -> T:
-    """Run `main` to its end in uvloop's event loop, where that is installed."""
+    """Run `main` to its end, in uvloop's event loop where there is one (not on Windows)."""
     with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
         return runner.run(main)
 

@@ -154,7 +154,8 @@ def _scripted(model: str, settings: ServeSettings) -> Served:
     from lab.engines.scripted import Scripted
 
     cells = settings.context_tokens or 4096
-    core = PacedCore(step_s=settings.step_ms / 1e3, reply=settings.reply, context_tokens=cells, batch_tokens=max(512, settings.token_budget),
+    core = PacedCore(step_s=settings.step_ms / 1e3, reply=settings.reply, context_tokens=cells,
+                     batch_tokens=max(512, settings.token_budget),
                      sequences=settings.max_running + (CACHE_SLOTS if settings.prefix_cache else 0))
     engine = Scripted(model, context_tokens=cells)
     logged: Settings = {"engine": "scripted", "model": model, "threads": 1}
