@@ -27,6 +27,8 @@ from lab.records import Decoding, Estimate, Generation, Message, Request
 
 Floats = NDArray[np.float64]
 PROMPT = "Be brief."
+BLOCK = 25
+"""Requests that are drawn together for an interval: half a second of the paced load."""
 SETTLE_S = 1.5
 """After a release was promoted the one before it is taken apart beside the requests."""
 
@@ -110,8 +112,8 @@ def _asked(
 
 
 def added_p50(loads: Sequence[Load], bases: Sequence[Load]) -> Estimate:
-    """Median of what each request took longer than the same one of the base; over rounds, with its interval. Seconds."""
-    return stats.median([float(np.median(a.ttft_s - b.ttft_s)) for a, b in zip(loads, bases, strict=True)])
+    """Median of what each request took longer than the same one of the base, with its interval. Seconds."""
+    return _median_of([a.ttft_s - b.ttft_s for a, b in zip(loads, bases, strict=True)])
 
 
 def added_at(q: float, loads: Sequence[Load], bases: Sequence[Load]) -> Estimate:
@@ -121,13 +123,19 @@ def added_at(q: float, loads: Sequence[Load], bases: Sequence[Load]) -> Estimate
 
 
 def waited(bases: Sequence[Load], letters: int) -> Estimate:
-    """How long after its first letter the base shows letter number `letters` (from 1), over rounds. Seconds."""
-    return stats.median([float(np.median(_until(load, letters) - load.ttft_s)) for load in bases])
+    """How long after its first letter the base shows letter number `letters` (from 1). Seconds."""
+    return _median_of([_until(load, letters) - load.ttft_s for load in bases])
 
 
 def worked(loads: Sequence[Load], bases: Sequence[Load], letters: int) -> Estimate:
     """As `added_p50`, counted from where the base shows letter number `letters`. Seconds."""
-    return stats.median([float(np.median(a.ttft_s - _until(b, letters))) for a, b in zip(loads, bases, strict=True)])
+    return _median_of([a.ttft_s - _until(b, letters) for a, b in zip(loads, bases, strict=True)])
+
+
+def _median_of(rounds: Sequence[Floats]) -> Estimate:
+    """The median of all; whole blocks of requests that followed each other are drawn, because they share what disturbs them."""
+    blocks = [(number, i // BLOCK) for number, one in enumerate(rounds) for i in range(len(one))]
+    return stats.clustered_percentile(np.concatenate(rounds), blocks, 50)
 
 
 def _until(load: Load, letters: int) -> Floats:
