@@ -9,7 +9,7 @@ from lab.safety import linear
 from lab.safety.guards import moderation, topics
 from lab.safety.shipped import examples
 
-ODD = ["", "a", "?!", "x" * 5000, "you stupid idiot " * 40, "Übergröße naïve 你好 אב", "kill\x00the process\n\n", "0 1 2 3"]
+ODD = ["", "stupid stupid bridge, idiot", "a", "?!", "x" * 5000, "you stupid idiot " * 40, "Übergröße naïve 你好 אב", "kill\x00the process\n\n", "0 1 2 3"]
 
 
 @pytest.fixture(scope="module")
