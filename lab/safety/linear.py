@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Probabilities = Callable[[str], Floats]
 """From a text to the probability of every class, shape (classes,), in the order of the model's `classes_`."""
-PROBES = ("Tell me about the bridge.", "You stupid, stupid man, shut up!", "Which dose may a child take? A lawyer says: ask.", "?")
+PROBES = ("Tell me about the bridge.", "You stupid, stupid man, shut up!", "Which dose may a child take? A lawyer: ask.", "?")
 CLOSE = 1e-9
 
 
