@@ -251,6 +251,7 @@ _KNOWN: dict[str, Name] = {
     "ttft_increase_share": Name(label="Time to first token, longer", unit="%", scale=100, better="lower"),
     "cost_increase_share": Name(label="Cost, higher", unit="%", scale=100, better="lower"),
     "cost_usd": Name(label="Cost", unit="USD", better="lower"),
+    "usd_per_million_tokens": Name(label="Cost per million output tokens", unit="USD", better="lower"),
     "needed_requests": Name(label="Further requests that would decide"),
     "answers": Name(label="Answers"),
     "decision": Name(label="Decision"),

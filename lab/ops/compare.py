@@ -85,14 +85,42 @@ def differences(trials: pd.DataFrame, baseline: str, other: str) -> list[Row]:
     exact test where they do not. All p-values of one call are adjusted together (Holm). Measures of
     which a trial keeps no raw observations are listed without a test. Raises `LabError` if a trial is not in the frame.
     """
-    rows = [_measured(trials, run_id) for run_id in (baseline, other)]
-    before, after = history.generations(baseline), history.generations(other)
-    shared = {g.request.id: g.request.tags["group"] for g in (*before, *after) if g.request.tags.get("group")}
-    tested = _speed(before, after)
-    scores = history.scores(baseline), history.scores(other)
-    tested += _quality(*scores, shared) + _mean_of_sets(_sets_meant(trials, baseline, other), *scores, shared)
-    known = {row.measure for row in tested}
-    return [*_judged(tested), *_untested(rows[0], rows[1], known)]
+    return against(trials, baseline, [other])[other]
+
+
+def against(trials: pd.DataFrame, baseline: str, others: Sequence[str]) -> dict[str, list[Row]]:
+    """`differences` of the baseline with each of several trials, by their run id; all p-values are adjusted together (Holm).
+
+    The more trials are held against one baseline, the clearer each difference must be to count.
+    """
+    first = _observed(trials, baseline)
+    sides = {other: _observed(trials, other) for other in others}
+    tested = {other: _tested(trials, baseline, other, first, side) for other, side in sides.items()}
+    judged = _judged([tested[other] for other in sides])
+    return {other: [*rows, *_untested(first.measured, side.measured, {row.measure for row in rows})]
+            for (other, side), rows in zip(sides.items(), judged, strict=True)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Observed:
+    """A trial with its raw observations, read once."""
+
+    measured: Mapping[str, float]
+    generations: Sequence[Generation]
+    scores: Sequence[Score]
+
+
+def _observed(trials: pd.DataFrame, run_id: str) -> _Observed:
+    return _Observed(measured=_measured(trials, run_id), generations=history.generations(run_id), scores=history.scores(run_id))
+
+
+def _tested(trials: pd.DataFrame, baseline: str, other: str, before: _Observed, after: _Observed) -> list[Row]:
+    """Every row that can be tested, not judged yet."""
+    shared = {g.request.id: g.request.tags["group"] for g in (*before.generations, *after.generations)
+              if g.request.tags.get("group")}
+    scores = before.scores, after.scores
+    means = _mean_of_sets(_sets_meant(trials, baseline, other), *scores, shared)
+    return [*_speed(before.generations, after.generations), *_quality(*scores, shared), *means]
 
 
 def fewest_generations(tests: int) -> int:
@@ -199,17 +227,20 @@ def _row(measure: str, before: float, after: float, found: stats.Difference, ite
                p_value=found.p_value, p_adjusted=least, items=items)
 
 
-def _judged(rows: Sequence[Row]) -> list[Row]:
-    """The rows with adjusted p-values and what follows from them."""
-    p_values = {row.measure: row.p_value for row in rows}
-    asked = [row.measure for row in rows if _SAME_QUESTION.get(row.measure) not in p_values]
-    adjusted = dict(zip(asked, stats.holm([p_values[measure] for measure in asked]), strict=True))
-    out = []
-    for row in rows:
-        twin = row.measure if row.measure in adjusted else _SAME_QUESTION[row.measure]
-        seen = stats.minimum_detectable_effect(row.detectable, 1, alpha=ALPHA / len(asked)) if row.detectable > 0 else math.nan
-        judged = replace(row, p_value=p_values[twin], p_adjusted=adjusted[twin], detectable=seen)
-        out.append(replace(judged, outcome=_outcome(judged, row.p_adjusted * len(asked))))
+def _judged(tables: Sequence[Sequence[Row]]) -> list[list[Row]]:
+    """The tables of rows with p-values adjusted over all of them, and what follows from them."""
+    p_values = [{row.measure: row.p_value for row in rows} for rows in tables]
+    asked = [(i, row.measure) for i, rows in enumerate(tables) for row in rows
+             if _SAME_QUESTION.get(row.measure) not in p_values[i]]
+    adjusted = dict(zip(asked, stats.holm([p_values[i][measure] for i, measure in asked]), strict=True))
+    out: list[list[Row]] = []
+    for i, rows in enumerate(tables):
+        out.append([])
+        for row in rows:
+            twin = row.measure if (i, row.measure) in adjusted else _SAME_QUESTION[row.measure]
+            seen = stats.minimum_detectable_effect(row.detectable, 1, alpha=ALPHA / len(asked)) if row.detectable > 0 else math.nan
+            judged = replace(row, p_value=p_values[i][twin], p_adjusted=adjusted[i, twin], detectable=seen)
+            out[-1].append(replace(judged, outcome=_outcome(judged, row.p_adjusted * len(asked))))
     return out
 
 
