@@ -12,8 +12,9 @@ ORDER = ("overview", "compare", "run", "chat", "rate", "judge", "monitor", "rele
 st.set_page_config(page_title="LLM lab workbench", layout="wide")
 files = [file for file in FOLDER.glob("*.py") if not file.name.startswith("_")]
 files.sort(key=lambda file: (ORDER.index(file.stem) if file.stem in ORDER else len(ORDER), file.stem))
-st.navigation(
-    [st.Page(file, title=file.stem.replace("_", " ").capitalize(), url_path=file.stem, default=file is files[0])
-     for file in files],
-    position="top",
-).run()
+pages = [st.Page(file, title=file.stem.replace("_", " ").capitalize(), url_path=file.stem if file is not files[0] else "root",
+                 default=file is files[0])
+         for file in files]
+# The default page lives at the root and its own path would be "Page not found"; its name leads there, as that of any other.
+named = st.Page(lambda: st.switch_page(pages[0]), title="Overview", url_path=files[0].stem, visibility="hidden")
+st.navigation([*pages, named], position="top").run()

@@ -37,6 +37,15 @@ CONFIG: Mapping[str, Any] = {
 }
 """What to pass to plotly when it shows a figure: no logo, and a picture that is sharp enough to print."""
 
+
+
+def config(name: str) -> dict[str, Any]:
+    """`CONFIG` for a figure of this name, which its picture is saved under."""
+    slug = "-".join("".join(c if c.isascii() and c.isalnum() else " " for c in name.lower()).split())
+    picture = {**CONFIG["toImageButtonOptions"], "filename": f"lab-{slug[:60]}" if slug else "lab"}
+    return {**CONFIG, "toImageButtonOptions": picture}
+
+
 HEIGHT_PX = 400
 STRIP_PX = 110
 """Height of a strip under an answer."""

@@ -238,7 +238,9 @@ def _judged(tables: Sequence[Sequence[Row]]) -> list[list[Row]]:
         out.append([])
         for row in rows:
             twin = row.measure if (i, row.measure) in adjusted else _SAME_QUESTION[row.measure]
-            seen = stats.minimum_detectable_effect(row.detectable, 1, alpha=ALPHA / len(asked)) if row.detectable > 0 else math.nan
+            seen, alpha = math.nan, ALPHA / len(asked)
+            if row.detectable > 0:
+                seen = stats.minimum_detectable_effect(row.detectable, 1, alpha=alpha)
             judged = replace(row, p_value=p_values[i][twin], p_adjusted=adjusted[i, twin], detectable=seen)
             out[-1].append(replace(judged, outcome=_outcome(judged, row.p_adjusted * len(asked))))
     return out
@@ -253,7 +255,7 @@ def _outcome(row: Row, least: float) -> Outcome:
     return "too few" if least >= ALPHA else "no difference shown"
 
 
-def _untested(before: dict[str, float], after: dict[str, float], known: set[str]) -> list[Row]:
+def _untested(before: Mapping[str, float], after: Mapping[str, float], known: set[str]) -> list[Row]:
     shared = [measure for measure in before if measure in after and measure not in known and not names.compared(measure)]
     return [Row(measure=m, baseline=before[m], other=after[m], difference=after[m] - before[m]) for m in shared]
 

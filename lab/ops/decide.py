@@ -173,7 +173,8 @@ def _why(able: Sequence[Standing], standings: Sequence[Standing], prefer: str) -
     best = {"higher": "highest", "lower": "lowest"}.get(names.describe(prefer).better, "first")
     count = sum(one.outcome == "qualifies" for one in standings)
     of = f"Of {len(standings)} configurations {count} qualif{'ies' if count == 1 else 'y'}"
-    met = "; ".join(check.said for check in able[0].checks if check.constraint.measure != prefer or check.constraint.kind == "loss")
+    met = "; ".join(check.said for check in able[0].checks
+                    if check.constraint.measure != prefer or check.constraint.kind == "loss")
     parts = [f"{of}, and {first.name} has the {best} {label} of them: {_figure(first, prefer)}" if count > 1
              else f"{of}: {first.name}, with {label} {_figure(first, prefer)}"]
     parts += [f"; {met}"] if met else []

@@ -51,7 +51,8 @@ def show(cls: type[Experiment] | None, trials: pd.DataFrame, asked: str, *, key:
         return {}
     first = shown.index(f"metrics.{asked}") if f"metrics.{asked}" in shown else 0
     drawn = str(st.selectbox("Drawn with its interval", shown, index=first, format_func=lambda c: describe(c).heading, key=key))
-    st.plotly_chart(_drawn(drawn, trials, st.context.theme.type == "dark"), config=dict(plots.CONFIG), key="figure risk")
+    st.plotly_chart(_drawn(drawn, trials, st.context.theme.type == "dark"), config=plots.config(f"risk {drawn}"),
+                    key="figure risk")
     st.caption("Shares with 95% intervals. Where two intervals overlap widely, this run cannot tell which trial is safer; a "
                "change is measured on the same items as its baseline.")
     return {"risk": [drawn.removeprefix("metrics.")]} if drawn != shown[0] else {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import streamlit as st
@@ -11,6 +11,7 @@ import streamlit as st
 from lab.ops import compare, history, store
 from lab.records import Generation
 
+Tested = Mapping[str, Sequence[compare.Row]]
 _FRESH_S = 20
 """A store behind a server says nothing of its changes, and a process that dies changes none: read again after this."""
 
@@ -28,6 +29,11 @@ def trials(parents: Sequence[str]) -> pd.DataFrame:
 def differences(parents: Sequence[str], baseline: str, other: str) -> list[compare.Row]:
     """`compare.differences` between two trials of these runs."""
     return _differences(_token(), tuple(parents), baseline, other)
+
+
+def against(parents: Sequence[str], baseline: str, others: Sequence[str]) -> Tested:
+    """`compare.against` for trials of these runs."""
+    return _against(_token(), tuple(parents), baseline, tuple(others))
 
 
 def generations(run_id: str) -> list[Generation]:
@@ -52,6 +58,11 @@ def _trials(token: str, parents: tuple[str, ...]) -> pd.DataFrame:
 @st.cache_data(show_spinner="Testing the differences", max_entries=64)
 def _differences(token: str, parents: tuple[str, ...], baseline: str, other: str) -> list[compare.Row]:
     return compare.differences(_trials(token, parents), baseline, other)
+
+
+@st.cache_data(show_spinner="Testing the differences", max_entries=64)
+def _against(token: str, parents: tuple[str, ...], baseline: str, others: tuple[str, ...]) -> dict[str, list[compare.Row]]:
+    return compare.against(_trials(token, parents), baseline, others)
 
 
 @st.cache_data(show_spinner=False, max_entries=16)

@@ -148,7 +148,7 @@ def _figures(trials: pd.DataFrame) -> None:
     for i in range(0, len(charts), 2):
         for column, chart in zip(st.columns(2, gap="medium"), charts[i : i + 2], strict=False):
             with column:
-                st.plotly_chart(_drawn(chart, trials, st.context.theme.type == "dark"), config=dict(plots.CONFIG),
+                st.plotly_chart(_drawn(chart, trials, st.context.theme.type == "dark"), config=plots.config(chart.title),
                                 key=f"figure {chart.title}")
 
 

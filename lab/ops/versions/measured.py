@@ -59,8 +59,9 @@ def parts(trials: pd.DataFrame) -> Parts:
     if not policy:
         cautions.append(f"No guard was measured with it; the release gets the policy '{policies.DEFAULT}'.")
     return Parts(
-        model=model, engine=engine, engine_settings=_settings(trials, engine) if engine else {}, decoding=decoding, prompt=prompt,
-        policy=policy or policies.DEFAULT, runs=tuple(map(str, trials["run_id"])), missing=tuple(missing), cautions=tuple(cautions))
+        model=model, engine=engine, engine_settings=_settings(trials, engine) if engine else {}, decoding=decoding,
+        prompt=prompt, policy=policy or policies.DEFAULT, runs=tuple(map(str, trials["run_id"])), missing=tuple(missing),
+        cautions=tuple(cautions))
 
 
 def create(given: Parts, *, prompt: str, name: str, note: str, by: str, policy: str = "", max_tokens: int = 0) -> Created:
