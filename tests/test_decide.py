@@ -6,15 +6,17 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import sample_store
 from conftest import copied
 from hypothesis import given
 from hypothesis import strategies as some
+from mlflow import MlflowClient
 
 from lab.errors import LabError
-from lab.ops import compare, configurations, cost, decide, history, tracking, versions
+from lab.ops import changes, compare, configurations, cost, decide, health, history, tracking, versions
 from lab.ops.configurations import Configuration, Figure
 from lab.ops.decide import Constraint
 from lab.ops.versions import measured
@@ -197,3 +199,36 @@ def test_what_a_trial_does_not_say_is_named_and_no_release_is_made(home: Path) -
 def test_a_rung_whose_file_is_gone_or_changed_is_not_released(home: Path) -> None:
     parts = measured.parts(written(engine="llama_cpp", model="smollm2-135m", rung="Q7_9"))
     assert "Q7_9 of smollm2-135m is not here any more; make it again with `lab run quantization" in parts.missing[0]
+
+
+# What changed since the run before
+
+
+def repeated(client: MlflowClient, tpot_s: float, seed: int, **params: str) -> str:
+    run = tracking.start_parent(client, "performance", f"performance {seed}")
+    for name, value in {"model": "smollm2-135m", "seed": str(seed), **params}.items():
+        client.log_param(run, name, value)
+    answers = sample_store.generations(np.random.default_rng(seed), ttft_s=0.3, tpot_s=tpot_s, prompt=64, output=24, repeats=10)
+    tracking.write_trial(client, "performance", run, Trial(
+        name="128 prompt tokens", settings={"threads": 1}, generations=answers))
+    tracking.finish(client, run)
+    return run
+
+
+def test_a_run_that_repeats_an_earlier_one_says_what_got_worse_and_another_configuration_is_no_repetition(home: Path) -> None:
+    client = tracking.writer()
+    first = repeated(client, 0.01, 1)
+    repeated(client, 0.01, 2, model="gemma-3-270m")
+    newest = repeated(client, 0.013, 3)
+    runs = history.frame("experiment")
+    assert changes.pairs(runs) == [(newest, first)]
+    told = changes.changes(runs, history.frame(parents=[first, newest]), [(newest, first)], {})[0]
+    assert {"tpot_s", "decode_tokens_per_s"} <= set(told.measures("worse"))
+    assert told.measures("better") == []
+
+
+def test_the_health_of_an_empty_store_names_what_to_do(home: Path) -> None:
+    told = {part.name: part for part in health.parts()}
+    assert set(told) == {"Store", "Disk", "Engines", "Production", "Alerts"}
+    assert (told["Production"].said, told["Alerts"].said) == ("no release", "no request yet")
+    assert "lab gateway" in told["Alerts"].remedy

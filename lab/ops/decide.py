@@ -62,7 +62,7 @@ class Check:
         name = names.describe(self.constraint.measure)
         if self.constraint.kind == "loss":
             span = "" if math.isnan(self.low) else f" ({self.low * 100:.2g} to {self.high * 100:.2g})"
-            return f"{name.label.lower()} worse by {self.value * 100:.2g}%{span}"
+            return f"{name.label.lower()} worse by {self.value * 100 + 0.0:.2g}%{span}"
         span = "" if math.isnan(self.low) else f" ({name.show(self.low)} to {name.show(self.high)})"
         return f"{name.label.lower()} {name.show(self.value)} {name.unit}".rstrip() + span
 
@@ -181,6 +181,8 @@ def _why(able: Sequence[Standing], standings: Sequence[Standing], prefer: str) -
     same = [one.configuration.name for one in able[1:] if _overlap(first.figures[prefer], one.configuration.figures[prefer])]
     if same:
         parts.append(f" (its interval overlaps that of {_listed(same)}, so {label} alone does not tell them apart)")
+    if open_ := sum(one.outcome == "may not qualify" for one in standings):
+        parts.append(f"; {open_} more may qualify, and more items or repeats would tell")
     points = [check for check in able[0].checks if math.isnan(check.low)]
     if points:
         parts.append(f" ({_listed([names.describe(check.constraint.measure).label.lower() for check in points])}: no interval)")

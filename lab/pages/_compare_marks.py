@@ -9,7 +9,8 @@ from lab.ops import compare
 
 NAMED = 2
 ABOUT = ("▲ better, ▼ worse, ◆ different than the baseline by a test on the raw observations (p below 0.05, adjusted for all "
-         "tests in this table); = no difference shown.")
+         "tests in this table); = no difference shown. "
+         "The more trials, the clearer a difference has to be.")
 
 
 def said(trials: Sequence[str], baseline: str, tested: Mapping[str, Sequence[compare.Row]]) -> str:
@@ -23,6 +24,10 @@ def said(trials: Sequence[str], baseline: str, tested: Mapping[str, Sequence[com
         if found:
             more = f" +{len(found) - NAMED}" if len(found) > NAMED else ""
             parts.append(f"{mark} {', '.join(found[:NAMED])}{more}")
+    few = list(dict.fromkeys(describe(row.measure).label for row in rows if row.outcome == "too few"))
+    if few and len(few) < len(rows):
+        more = f" +{len(few) - NAMED}" if len(few) > NAMED else ""
+        parts.append(f"? too few for {', '.join(few[:NAMED])}{more}")
     if parts:
         return "  ".join(parts)
     if not rows:

@@ -68,7 +68,7 @@ def changes(found: Difference) -> None:
 
 def difference(before: Release, after: Release) -> Difference:
     """`versions.difference`, tested again only when the store has changed."""
-    return _difference(_store._token(), before.number, after.number, before.digest, after.digest)
+    return _difference(_store.token(), before.number, after.number, before.digest, after.digest)
 
 
 @st.cache_data(show_spinner="Testing the differences", max_entries=32)

@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 import streamlit as st
 
+from lab.ops import changes as news
 from lab.ops import compare, history, store
+from lab.ops.changes import Change
 from lab.records import Generation
 
 Tested = Mapping[str, Sequence[compare.Row]]
@@ -18,30 +20,35 @@ _FRESH_S = 20
 
 def experiments(name: str | None = None, *, limit: int) -> pd.DataFrame:
     """The newest experiment runs, of one experiment or of all."""
-    return _experiments(_token(), name, limit)
+    return _experiments(token(), name, limit)
 
 
 def trials(parents: Sequence[str]) -> pd.DataFrame:
     """The trials of these runs, oldest first."""
-    return _trials(_token(), tuple(parents))
+    return _trials(token(), tuple(parents))
 
 
 def differences(parents: Sequence[str], baseline: str, other: str) -> list[compare.Row]:
     """`compare.differences` between two trials of these runs."""
-    return _differences(_token(), tuple(parents), baseline, other)
+    return _differences(token(), tuple(parents), baseline, other)
 
 
 def against(parents: Sequence[str], baseline: str, others: Sequence[str]) -> Tested:
     """`compare.against` for trials of these runs."""
-    return _against(_token(), tuple(parents), baseline, tuple(others))
+    return _against(token(), tuple(parents), baseline, tuple(others))
 
 
 def generations(run_id: str) -> list[Generation]:
     """The raw generations of a trial."""
-    return _generations(_token(), run_id)
+    return _generations(token(), run_id)
 
 
-def _token() -> str:
+def changes(runs: pd.DataFrame, wanted: Sequence[tuple[str, str]], chosen: Mapping[str, str]) -> list[Change]:
+    """`changes.changes` for pairs of these runs."""
+    return _changes(token(), runs, tuple(wanted), dict(chosen))
+
+
+def token() -> str:
     return f"{history.fingerprint()} {'' if store.database() else int(time.monotonic() / _FRESH_S)}"
 
 
@@ -63,6 +70,12 @@ def _differences(token: str, parents: tuple[str, ...], baseline: str, other: str
 @st.cache_data(show_spinner="Testing the differences", max_entries=64)
 def _against(token: str, parents: tuple[str, ...], baseline: str, others: tuple[str, ...]) -> dict[str, list[compare.Row]]:
     return compare.against(_trials(token, parents), baseline, others)
+
+
+@st.cache_data(show_spinner="Testing what changed", max_entries=8)
+def _changes(token: str, _runs: pd.DataFrame, wanted: tuple[tuple[str, str], ...], chosen: dict[str, str]) -> list[Change]:
+    parents = tuple(run_id for pair in wanted for run_id in pair)
+    return news.changes(_runs, _trials(token, parents), wanted, chosen)
 
 
 @st.cache_data(show_spinner=False, max_entries=16)

@@ -13,7 +13,7 @@ from lab import experiments, wording
 from lab.errors import LabError
 from lab.names import describe
 from lab.ops import store
-from lab.pages import _store
+from lab.pages import _overview_news, _store
 
 NEWEST = 50
 HEADLINES = 4
@@ -32,11 +32,16 @@ def main() -> None:
         _nothing()
         return
     _unfinished(runs)
+    news = st.container()
+    st.subheader("Latest verdicts", anchor=False)
     for i in range(0, len(latest), 2):
         for column, run in zip(st.columns(2, gap="medium"), latest[i : i + 2], strict=False):
             with column:
                 _card(run, trials[trials["parent_id"] == run["run_id"]] if len(trials) else trials, runs)
     _all(runs)
+    with news:  # the tests take longest, so everything else is there before
+        _overview_news.state()
+        _overview_news.changed(runs)
 
 
 def _latest(runs: pd.DataFrame) -> list[pd.Series[Any]]:
@@ -63,6 +68,7 @@ def _nothing() -> None:
     for name in experiments.names():
         st.markdown(f"- **{wording.plain(name.replace('_', ' ').capitalize())}**: {wording.plain(wording.question(name))}")
     st.caption(wording.plain(f"The runs are read from {store.uri()}"))
+    _overview_news.state()
 
 
 def _unfinished(runs: pd.DataFrame) -> None:
@@ -155,6 +161,8 @@ def _all(runs: pd.DataFrame) -> None:
             "Open": st.column_config.LinkColumn("Open", display_text="Compare"),
         },
     )
+    st.download_button("Download runs as CSV", lambda: runs.to_csv(index=False).encode(), "runs.csv", "text/csv",
+                       on_click="ignore", help="Every setting and tag of these runs, in stored units")
 
 
 def _page(name: str) -> str:
