@@ -7,6 +7,7 @@ it (light or dark) can replace them. What cannot be drawn becomes a figure with 
 
 from __future__ import annotations
 
+import functools
 import html
 import math
 import textwrap
@@ -432,30 +433,33 @@ def _apart(points: Sequence[float], log: bool) -> bool:
 
 def _empty(title: str, notes: Sequence[str], dark: bool) -> go.Figure:
     """A figure with its title and nothing drawn yet."""
-    text, grid = ("#E6E6E6", "#3A3F48") if dark else ("#262626", "#E2E2E2")
-    template = go.layout.Template(layout={
-        "font": {"color": text, "size": 13}, "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)",
-        "xaxis": {"gridcolor": grid, "linecolor": grid, "zerolinecolor": grid},
-        "yaxis": {"gridcolor": grid, "linecolor": grid, "zerolinecolor": grid},
-        "hoverlabel": {"align": "left"},
-    })
     lines = textwrap.wrap(title, 44) or [""]
     small = [line for note in notes for line in textwrap.wrap(note, 56)]
     head = "<br>".join(html.escape(line) for line in lines)
     if small:
         head += "".join(f"<br><span style='font-size:12px'>{html.escape(line)}</span>" for line in small)
-    figure = go.Figure()
-    figure.update_layout(
-        template=template, height=HEIGHT_PX,
-        margin={"l": 8, "r": 12, "t": 30 + 22 * len(lines) + 17 * len(small), "b": 8},
-        title={"text": head, "font": {"size": 16}, "x": 0, "xanchor": "left", "y": 1, "yanchor": "top",
-               "yref": "container", "pad": {"t": 10, "l": 4}},
-        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": -0.22, "yanchor": "top", "title": {"text": ""}},
-        hovermode="closest",
-    )
-    figure.update_xaxes(automargin=True, showgrid=False, showline=True, ticks="outside", ticklen=4)
-    figure.update_yaxes(automargin=True, zeroline=False)
-    return figure
+    # Made in one piece: every update of a figure checks all of its layout again, which is most of the time of a figure.
+    return go.Figure(layout={
+        "template": _template(dark), "height": HEIGHT_PX,
+        "margin": {"l": 8, "r": 12, "t": 30 + 22 * len(lines) + 17 * len(small), "b": 8},
+        "title": {"text": head, "font": {"size": 16}, "x": 0, "xanchor": "left", "y": 1, "yanchor": "top",
+                  "yref": "container", "pad": {"t": 10, "l": 4}},
+        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": -0.22, "yanchor": "top", "title": {"text": ""}},
+        "hovermode": "closest",
+        "xaxis": {"automargin": True, "showgrid": False, "showline": True, "ticks": "outside", "ticklen": 4},
+        "yaxis": {"automargin": True, "zeroline": False},
+    })
+
+
+@functools.cache
+def _template(dark: bool) -> go.layout.Template:
+    text, grid = ("#E6E6E6", "#3A3F48") if dark else ("#262626", "#E2E2E2")
+    return go.layout.Template(layout={
+        "font": {"color": text, "size": 13}, "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)",
+        "xaxis": {"gridcolor": grid, "linecolor": grid, "zerolinecolor": grid},
+        "yaxis": {"gridcolor": grid, "linecolor": grid, "zerolinecolor": grid},
+        "hoverlabel": {"align": "left"},
+    })
 
 
 def _sentence(title: str, sentence: str, dark: bool) -> go.Figure:

@@ -141,7 +141,7 @@ def test_both_pages_show_without_an_error_and_ask_nobody_else(
     seen = watched(browser, width, dark=width == WIDTHS[-1])
     page = seen.open(address)
     assert page.get_by_text("Ship Q4_K_M").first.is_visible()
-    seen.open(f"{address}/compare?experiment=quantization")
+    seen.open(f"{address}/compare?experiment=quantization&figures=all&tokens=shown")
     page.wait_for_selector(".js-plotly-plot .main-svg")
     assert page.locator(".js-plotly-plot").count() >= 6
     assert page.get_by_text("Machine busy").first.is_visible()

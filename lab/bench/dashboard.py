@@ -34,13 +34,12 @@ QUIET = "notRunning"
 WATCH = """() => {
   const app = document.querySelector('.stApp');
   const now = () => performance.now();
-  window.lab = {clicked: 0, running: false, done: 0};
-  document.addEventListener('pointerdown', () => { window.lab = {clicked: now(), running: false, done: 0}; }, true);
+  window.lab = {clicked: 0, done: 0};
+  document.addEventListener('pointerdown', () => { window.lab = {clicked: now(), done: 0}; }, true);
   new MutationObserver(() => {
-    const state = app.getAttribute('data-test-script-state');
-    if (state !== 'notRunning') { window.lab.running = true; window.lab.done = 0; return; }
-    if (!window.lab.running) return;
-    requestAnimationFrame(() => requestAnimationFrame(() => { window.lab.done = now(); }));
+    const lab = window.lab;
+    if (app.getAttribute('data-test-script-state') !== 'notRunning') { lab.done = 0; return; }
+    requestAnimationFrame(() => requestAnimationFrame(() => { lab.done = now(); }));
   }).observe(app, {attributes: true, attributeFilter: ['data-test-script-state']});
 }"""
 
@@ -169,12 +168,14 @@ def _warm(
     if charts:
         page.get_by_test_id("stTopNavLink").filter(has_text="Compare").first.click()
         _took(page)
-        box = page.get_by_label("Trials").first
+        box = page.locator("[data-testid=stMultiSelect]").filter(has_text="Trials").locator("input")
         for _ in range(repeats):
             box.click()
             page.wait_for_selector("[role=option]")
             page.wait_for_timeout(300)
-            page.locator("[role=option]").first.click()
+            if page.locator("[role=option]").count() < 2:
+                break
+            page.locator("[role=option]").nth(1).click()  # the first one selects all
             filters.append(_took(page))
             page.keyboard.press("Escape")
             peak = max(peak, _memory_mb(process))

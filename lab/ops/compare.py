@@ -14,7 +14,7 @@ import pandas as pd
 from lab import names, stats
 from lab.errors import LabError
 from lab.metrics import speed
-from lab.ops import history
+from lab.ops import history, store
 from lab.records import Generation, Score
 from lab.stats import clusters
 from lab.stats.clusters import Part
@@ -93,34 +93,40 @@ def against(trials: pd.DataFrame, baseline: str, others: Sequence[str]) -> dict[
 
     The more trials are held against one baseline, the clearer each difference must be to count.
     """
-    first = _observed(trials, baseline)
-    sides = {other: _observed(trials, other) for other in others}
-    tested = {other: _tested(trials, baseline, other, first, side) for other, side in sides.items()}
-    judged = _judged([tested[other] for other in sides])
-    return {other: [*rows, *_untested(first.measured, side.measured, {row.measure for row in rows})]
-            for (other, side), rows in zip(sides.items(), judged, strict=True)}
+    measured = {run_id: _measured(trials, run_id) for run_id in (baseline, *others)}
+    first = functools.cache(lambda: (history.generations(baseline), history.scores(baseline)))  # read once, if at all
+    judged = _judged([_tested(trials, baseline, other, first) for other in others])
+    return {other: [*rows, *_untested(measured[baseline], measured[other], {row.measure for row in rows})]
+            for other, rows in zip(others, judged, strict=True)}
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Observed:
-    """A trial with its raw observations, read once."""
-
-    measured: Mapping[str, float]
-    generations: Sequence[Generation]
-    scores: Sequence[Score]
+_TESTED: dict[tuple[str, str, str, tuple[str, ...]], list[Row]] = {}
+"""What was tested already: a finished trial's observations do not change, and most of a comparison is reading them."""
+_MOST_TESTED = 2000
 
 
-def _observed(trials: pd.DataFrame, run_id: str) -> _Observed:
-    return _Observed(measured=_measured(trials, run_id), generations=history.generations(run_id), scores=history.scores(run_id))
-
-
-def _tested(trials: pd.DataFrame, baseline: str, other: str, before: _Observed, after: _Observed) -> list[Row]:
+def _tested(trials: pd.DataFrame, baseline: str, other: str, first: Callable[[], _Observed]) -> list[Row]:
     """Every row that can be tested, not judged yet."""
-    shared = {g.request.id: g.request.tags["group"] for g in (*before.generations, *after.generations)
+    meant = _sets_meant(trials, baseline, other)
+    key = (store.uri(), baseline, other, tuple(meant))
+    if key not in _TESTED:
+        rows = _test(meant, first(), (history.generations(other), history.scores(other)))
+        if not rows:
+            return []  # perhaps not written yet
+        if len(_TESTED) >= _MOST_TESTED:
+            _TESTED.clear()
+        _TESTED[key] = rows
+    return _TESTED[key]
+
+
+_Observed = tuple[Sequence[Generation], Sequence[Score]]
+
+
+def _test(meant: Sequence[str], before: _Observed, after: _Observed) -> list[Row]:
+    shared = {g.request.id: g.request.tags["group"] for g in (*before[0], *after[0])
               if g.request.tags.get("group")}
-    scores = before.scores, after.scores
-    means = _mean_of_sets(_sets_meant(trials, baseline, other), *scores, shared)
-    return [*_speed(before.generations, after.generations), *_quality(*scores, shared), *means]
+    scores = before[1], after[1]
+    return [*_speed(before[0], after[0]), *_quality(*scores, shared), *_mean_of_sets(meant, *scores, shared)]
 
 
 def fewest_generations(tests: int) -> int:

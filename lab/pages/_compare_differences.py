@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -15,6 +16,7 @@ from lab.ops import compare
 from lab.pages import _store
 from lab.pages._compare_figures import Selection, dark
 from lab.pages._compare_figures import show as draw
+from lab.records import Generation
 
 RESULTS = {"better": "Better", "worse": "Worse", "different": "Different", "no difference shown": "No difference shown",
            "too few": "Too few to tell", "not tested": "Not tested"}
@@ -52,8 +54,12 @@ def show(runs: pd.DataFrame, trials: pd.DataFrame, baseline: str, seed: Selectio
                + (f" Speed needs at least {need} measured requests a trial; repeat it more often." if need else ""))
     st.download_button("Download differences as CSV", compare.frame(rows).to_csv(index=False), "differences.csv",
                        "text/csv", on_click="ignore")
-    _timelines({named[baseline]: baseline, named[other]: other})
-    return {"other": [other]}
+    out = {"other": [other]}
+    if st.toggle("Token by token", value=seed.get("tokens") == ["shown"], key=f"tokens {round_}",
+                 help="The gap before each token, where the trials kept their clock readings"):
+        _timelines({named[baseline]: baseline, named[other]: other})
+        out["tokens"] = ["shown"]
+    return out
 
 
 def _differences_table(rows: Sequence[compare.Row]) -> pd.DataFrame:
@@ -91,14 +97,19 @@ def _timelines(chosen: Mapping[str, str]) -> None:
     """The gaps between tokens of both trials, where they kept their clock readings."""
     kept = {name: found for name, run_id in chosen.items() if (found := _store.generations(run_id))}
     if not kept:
+        st.caption("Neither trial kept its clock readings.")
         return
-    st.subheader("Token by token", anchor=False)
     gaps = (gap for generations in kept.values() for generation in generations for gap in speed.itl_s(generation))
     top = max((gap for gap in gaps if math.isfinite(gap)), default=0.0)
     for column, (name, generations) in zip(st.columns(len(kept), gap="medium"), kept.items(), strict=True):
         with column:
             title = f"Gap before each token, {name}"
-            draw(plots.token_timeline(generations, title=title, top_ms=top * 1050, dark=dark()), f"timeline {name}")
+            draw(_timeline(chosen[name], title, top * 1050, dark(), generations), f"timeline {name}")
+
+
+@st.cache_resource(show_spinner=False, max_entries=64)
+def _timeline(run_id: str, title: str, top_ms: float, dark_: bool, _generations: Sequence[Generation]) -> Any:
+    return plots.token_timeline(_generations, title=title, top_ms=top_ms, dark=dark_)
 
 
 def _rival(runs: pd.DataFrame, trials: pd.DataFrame, baseline: str) -> str:

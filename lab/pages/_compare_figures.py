@@ -11,11 +11,13 @@ import streamlit as st
 from lab import plots, wording
 from lab.experiments import Chart, Experiment
 from lab.names import compared, describe
+from lab.pages import _store
 from lab.pages._compare_table import measures
 
 SPEED = ("decode_tokens_per_s", "output_tokens_per_s", "requests_per_s", "ttft_s")
 QUALITY = ("quality", "accuracy", "answered_share", "perplexity")
 """What is drawn first where trials carry both: speed of one answer before that of many, answers before probabilities."""
+FIRST = 2
 Selection = dict[str, list[str]]
 
 
@@ -59,29 +61,45 @@ def _opposed(cls: type[Experiment] | None, judged: Sequence[str]) -> tuple[str, 
     return higher, next((c for c in ordered if describe(c).better == "lower" and c != higher), ordered[-1])
 
 
-def figures(cls: type[Experiment] | None, trials: pd.DataFrame, wanted: Mapping[str, list[str]]) -> None:
-    """The experiment's own figures, except a trade-off that is already drawn above."""
+def figures(cls: type[Experiment] | None, trials: pd.DataFrame, wanted: Mapping[str, list[str]], seed: Selection,
+            key: str) -> Selection:
+    """The experiment's own figures, except a trade-off that is already drawn above; the first ones until all are asked for.
+
+    A browser takes some 50 ms to draw a figure, at every change of the selection.
+    """
     if cls is None:
-        return
+        return {}
     listed, beside = cls.charts_of(trials), _beside(measures(cls, trials))
     if beside and len(trials) > 1 and not any(chart.kind == "tradeoff" and (chart.x, chart.y) == beside for chart in listed):
         label = next((chart.label for chart in listed if chart.kind == "tradeoff"), None)
         listed = (*listed, Chart(title="Quality beside speed", kind="tradeoff", x=beside[0], y=beside[1], label=label))
     left = [chart for chart in listed if not (chart.kind == "tradeoff" and _same(chart, wanted))]
-    shown = {chart.title: drawn(chart, trials, dark()) for chart in left}
-    titles = [title for title, figure in shown.items() if figure.data]
     st.subheader("Figures", anchor=False)
+    every = len(left) > FIRST and st.toggle(f"All {len(left)} figures", value=seed.get("figures") == ["all"], key=f"figures {key}")
+    left = left if every else left[:FIRST]
+    shown = {chart.title: _of_trials(chart, _store.token(), tuple(trials["run_id"]), tuple(trials["run"]), dark(), trials)
+             for chart in left}
+    titles = [title for title, figure in shown.items() if figure.data]
     for i in range(0, len(titles), 2):
         for column, title in zip(st.columns(2, gap="medium"), titles[i : i + 2], strict=False):
             with column:
                 show(shown[title], title)
     if missing := [title.lower() for title in shown if title not in titles]:
         st.caption(wording.plain(f"Not measured in these trials: {', '.join(missing)}."))
+    return {"figures": ["all"]} if every else {}
 
 
 def _same(chart: Chart, wanted: Mapping[str, list[str]]) -> bool:
     x, y = chart.x.removeprefix("metrics."), chart.y.removeprefix("metrics.")
     return [x] == wanted.get("x") and [y] == wanted.get("y")
+
+
+@st.cache_resource(show_spinner=False, max_entries=256)
+def _of_trials(
+    chart: Chart, token: str, run_ids: tuple[str, ...], runs: tuple[str, ...], dark_: bool, _trials: pd.DataFrame
+) -> Any:
+    """`drawn` for trials as they are in the store: their ids say which frame it is, and a frame takes 10 ms to be hashed."""
+    return plots.draw(chart, _trials, dark=dark_)
 
 
 @st.cache_resource(show_spinner=False, max_entries=256)

@@ -75,7 +75,7 @@ def _measured(
         out |= _compare_risk.show(cls, trials, seed.get("risk", [""])[0], key=f"risk {key}")
         out |= _compare_figures.tradeoff(cls, trials, measures, seed, round_)
         _compare_decide.show(found, trials, baseline, tested, seed, key)
-        _compare_figures.figures(cls, trials, out)
+        out |= _compare_figures.figures(cls, trials, out, seed, key)
     elif found:
         drawn = configurations.frame(found)
         out |= _compare_figures.tradeoff(None, drawn, _compare_table.measures(None, drawn), seed, round_)
