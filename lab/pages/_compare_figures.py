@@ -75,7 +75,8 @@ def figures(cls: type[Experiment] | None, trials: pd.DataFrame, wanted: Mapping[
         listed = (*listed, Chart(title="Quality beside speed", kind="tradeoff", x=beside[0], y=beside[1], label=label))
     left = [chart for chart in listed if not (chart.kind == "tradeoff" and _same(chart, wanted))]
     st.subheader("Figures", anchor=False)
-    every = len(left) > FIRST and st.toggle(f"All {len(left)} figures", value=seed.get("figures") == ["all"], key=f"figures {key}")
+    asked = seed.get("figures") == ["all"]
+    every = len(left) > FIRST and st.toggle(f"All {len(left)} figures", value=asked, key=f"figures {key}")
     left = left if every else left[:FIRST]
     shown = {chart.title: _of_trials(chart, _store.token(), tuple(trials["run_id"]), tuple(trials["run"]), dark(), trials)
              for chart in left}
