@@ -192,6 +192,7 @@ def test_the_tables_can_be_taken_away_as_csv(
     page = seen.open(f"{address}/compare?experiment=quantization")
     for button, columns in (
         ("Download CSV", {"name", "metrics.ttft_s"}),
+        ("Download configurations as CSV", {"standing", "metrics.decode_tokens_per_s_low"}),
         ("Download differences as CSV", {"measure", "p_adjusted"}),
     ):
         with page.expect_download() as download:
@@ -200,3 +201,38 @@ def test_the_tables_can_be_taken_away_as_csv(
         table = pd.read_csv(tmp_path / "taken.csv")
         assert columns <= set(table)
         assert len(table) >= len(sample_store.RUNGS)
+
+
+def test_the_name_of_the_first_page_leads_to_it(address: str, browser: Browser, watched: type[Watched]) -> None:
+    page = watched(browser, WIDTHS[0]).open(f"{address}/overview")
+    page.wait_for_url(f"{address}/")
+    assert page.get_by_role("heading", name="Overview").is_visible()
+    assert page.get_by_text("Page not found").count() == 0
+
+
+def test_runs_of_two_experiments_are_decided_on_and_a_limit_moved_by_key_is_in_the_address(
+    address: str, browser: Browser, watched: type[Watched], tmp_path: Path
+) -> None:
+    with sample_store.at(sample_store.home()):
+        runs = history.frame("experiment").drop_duplicates("experiment")
+    asked = "&".join(f"run={run_id}" for run_id in runs["run_id"])
+    seen = watched(browser, WIDTHS[0])
+    page = seen.open(f"{address}/compare?experiment=any&{asked}")
+    assert page.get_by_text("Which one to ship").is_visible()
+    assert page.get_by_text("Recommended").first.is_visible()
+    page.get_by_role("slider").first.focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_url("**need=decode_tokens_per_s*")
+    limit = next(part for part in page.url.split("&") if part.startswith("need="))
+    seen.settle()
+    again = watched(browser, WIDTHS[0])
+    again.open(page.url)
+    assert limit in again.page.url
+    page.wait_for_selector(".js-plotly-plot .main-svg")
+    page.locator(".js-plotly-plot").first.hover()
+    with page.expect_download() as picture:
+        page.locator(".modebar-btn[data-title*=Download]").first.click()
+    picture.value.save_as(tmp_path / "taken.png")
+    assert picture.value.suggested_filename.startswith("lab-")
+    assert (tmp_path / "taken.png").read_bytes().startswith(b"\x89PNG")
+    assert (seen.failed(), seen.outside) == ([], [])

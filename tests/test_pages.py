@@ -12,8 +12,9 @@ import sample_store
 from streamlit.testing.v1 import AppTest
 
 from lab import experiments
+from lab.bench._dashboard_store import multiplied
 from lab.experiments import question_of
-from lab.ops import history, tracking
+from lab.ops import history, store, tracking, versions
 from lab.records import Trial
 
 APP = Path(__file__).parent.parent / "app.py"
@@ -240,3 +241,51 @@ def test_a_page_runs_again_quickly(sample: Path) -> None:
 def test_every_experiment_of_the_folder_can_be_chosen(sample: Path) -> None:
     offered = {option.lower().replace(" ", "_") for option in page("compare").selectbox[0].options}
     assert set(experiments.names()) <= offered
+
+
+def test_the_recommended_configuration_becomes_a_candidate_only_when_it_is_confirmed(copied: Path) -> None:
+    client = tracking.writer()
+    run = tracking.start_parent(client, "performance", "performance scripted")
+    for name, rate in (("slow", 25.0), ("fast", 90.0)):
+        tracking.write_trial(client, "performance", run, Trial(
+            name=name, settings={"engine": "scripted", "model": "markov"}, measures={"decode_tokens_per_s": rate}))
+    tracking.finish(client, run)
+    app = page("compare", experiment="performance", run=run)
+    assert "Recommended: fast" in text(app)
+    next(one for one in app.button if one.label == "Make it a release candidate").click().run()
+    assert versions.current().candidate is None
+    app.button(key="compare.propose").click().run()
+    assert "Give a system prompt, your name and a reason first." in text(app)
+    app.text_area[0].input("Be brief.")
+    app.text_input[0].input("ana").run()
+    app.button(key="compare.propose").click().run()
+    assert not app.exception, app.exception
+    candidate = versions.find("candidate")
+    assert candidate.prompt.text == "Be brief."
+    assert history.frame(parents=[run]).set_index("run_id").loc[candidate.runs[0], "name"] == "fast"
+
+
+def test_a_limit_in_the_address_is_in_force_and_what_is_no_limit_is_said(sample: Path) -> None:
+    app = page("compare", experiment="quantization", need=["decode_tokens_per_s:least:300", "nonsense"])
+    standing = next(d.value for d in app.dataframe if "Standing" in d.value).set_index("Configuration")["Standing"]
+    assert {name for name, said in standing.items() if said == "✓ Qualifies"} == {"Q4_0", "Q3_K_M", "Q2_K"}
+    assert "'nonsense' is no constraint" in text(app)
+    assert values(app, "need") == ["decode_tokens_per_s:least:300"]
+
+
+def test_the_overview_says_what_changed_and_how_the_workbench_is(sample: Path) -> None:
+    shown = text(page())
+    assert "What changed" in shown
+    assert "worse in" in shown
+    assert "GB free" in shown
+
+
+def test_a_store_copied_for_timing_holds_whole_runs(copied: Path) -> None:
+    before = len(history.frame("trial"))
+    file = store.database()
+    assert file is not None
+    there = multiplied(file, 5 * before)
+    runs, trials = history.frame("experiment"), history.frame("trial")
+    assert len(runs) + len(trials) == there >= 5 * before
+    assert trials["run_id"].is_unique
+    assert set(trials["parent_id"]) <= set(runs["run_id"])
