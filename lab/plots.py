@@ -38,15 +38,6 @@ CONFIG: Mapping[str, Any] = {
 }
 """What to pass to plotly when it shows a figure: no logo, and a picture that is sharp enough to print."""
 
-
-
-def config(name: str) -> dict[str, Any]:
-    """`CONFIG` for a figure of this name, which its picture is saved under."""
-    slug = "-".join("".join(c if c.isascii() and c.isalnum() else " " for c in name.lower()).split())
-    picture = {**CONFIG["toImageButtonOptions"], "filename": f"lab-{slug[:60]}" if slug else "lab"}
-    return {**CONFIG, "toImageButtonOptions": picture}
-
-
 HEIGHT_PX = 400
 STRIP_PX = 110
 """Height of a strip under an answer."""
@@ -63,6 +54,18 @@ MOST_LABELS = 14
 
 _LABEL_PX = (6.6, 13.0)
 """Width of a character and height of a line of a point's label."""
+
+
+def config(name: str) -> dict[str, Any]:
+    """`CONFIG` for a figure of this name, which its picture is saved under."""
+    slug = "-".join("".join(c if c.isascii() and c.isalnum() else " " for c in name.lower()).split())
+    options = {**CONFIG["toImageButtonOptions"], "filename": f"lab-{slug[:60]}" if slug else "lab"}
+    return {**CONFIG, "toImageButtonOptions": options}
+
+
+def picture(name: str) -> dict[str, Any]:
+    """`config` for a small figure: the one button saves its picture."""
+    return {**config(name), "modeBarButtons": [["toImage"]]}
 
 
 def draw(chart: Chart, trials: pd.DataFrame, *, dark: bool = False) -> go.Figure:

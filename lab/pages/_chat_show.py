@@ -138,7 +138,7 @@ def _ended(exchange: Exchange, *, operator: bool, top_ms: float | None, key: str
     if generation is not None and generation.tokens_at_s:
         st.caption(wording.plain(_speed(exchange)))
         if top_ms is not None and len(generation.tokens_at_s) > 1:
-            st.plotly_chart(_strip(generation, top_ms), config={**plots.CONFIG, "displayModeBar": False}, key=f"strip {key}")
+            st.plotly_chart(_strip(generation, top_ms), config=plots.picture(f"chat {key}"), key=f"strip {key}")
     decisions(exchange.decisions, key=key, looked=f"All rules together took {_cost(exchange.added_s)}.")
 
 

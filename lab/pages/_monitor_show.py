@@ -54,7 +54,7 @@ def figures(log: pd.DataFrame, since_s: float, until_s: float, measure: str, buc
              ("tokens", plots_monitor.tokens(series, dark=dark)), ("cost", plots_monitor.cost(series, dark=dark))]
     for pair in (drawn[:2], drawn[2:]):
         for column, (key, figure) in zip(st.columns(2, gap="medium"), pair, strict=True):
-            column.plotly_chart(figure, config={**plots.CONFIG, "displayModeBar": False}, key=f"monitor {key}")
+            column.plotly_chart(figure, config=plots.picture(f"monitor {key}"), key=f"monitor {key}")
 
 
 def kinds(now: Summary, before: Summary) -> None:
