@@ -65,7 +65,7 @@ def figures(cls: type[Experiment] | None, trials: pd.DataFrame, wanted: Mapping[
             key: str) -> Selection:
     """The experiment's own figures, except a trade-off that is already drawn above; the first ones until all are asked for.
 
-    A browser takes some 50 ms to draw a figure, at every change of the selection.
+    Each figure is made, sent and drawn again at every change of the selection.
     """
     if cls is None:
         return {}
