@@ -215,11 +215,12 @@ def test_runs_of_two_experiments_are_decided_on_and_a_limit_moved_by_key_is_in_t
 ) -> None:
     with sample_store.at(sample_store.home()):
         runs = history.frame("experiment").drop_duplicates("experiment")
-    asked = "&".join(f"run={run_id}" for run_id in runs["run_id"])
+        base = history.frame(parents=list(runs["run_id"])).set_index("name").loc["F32", "run_id"]
+    asked = "&".join([*(f"run={run_id}" for run_id in runs["run_id"]), f"baseline={base}"])
     seen = watched(browser, WIDTHS[0])
     page = seen.open(f"{address}/compare?experiment=any&{asked}")
     assert page.get_by_text("Which one to ship").is_visible()
-    assert page.get_by_text("Recommended").first.is_visible()
+    assert page.get_by_text("Recommended: F32").first.is_visible()
     page.get_by_role("slider").first.focus()
     page.keyboard.press("ArrowRight")
     page.wait_for_url("**need=decode_tokens_per_s*")
