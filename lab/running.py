@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import html
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,8 +15,8 @@ from tqdm import tqdm
 from lab import plots
 from lab.errors import LabError
 from lab.experiments import Experiment, find, name_of, question_of
-from lab.names import describe
-from lab.ops import history, store, tracking
+from lab.ops import history, store, tables, tracking
+from lab.ops.tables import cell as cell
 from lab.records import Trial, Verdict
 
 
@@ -99,24 +98,8 @@ def _verdict(raw: str) -> Verdict:
 
 
 def table(experiment: str, trials: pd.DataFrame) -> pd.DataFrame:
-    """`trials` as people read them; measures nobody took are left out."""
-    shown = {"Trial": trials["name"]} if len(trials) else {}
-    for column in find(experiment).columns_of(trials):
-        if f"metrics.{column}" in trials:
-            shown[describe(column).heading] = trials.apply(lambda row, c=column: cell(row, c), axis=1)
-    for note in find(experiment).notes:
-        if f"tags.lab.note.{note}" in trials:
-            shown[describe(note).label] = trials[f"tags.lab.note.{note}"].fillna("–")
-    return pd.DataFrame(shown)
-
-
-def cell(row: pd.Series[Any], measure: str) -> str:
-    """One number with its interval, in the printed unit."""
-    name, value = describe(measure), row[f"metrics.{measure}"]
-    low, high = row.get(f"metrics.{measure}_low", math.nan), row.get(f"metrics.{measure}_high", math.nan)
-    if math.isnan(low) or math.isnan(high):
-        return name.show(value)
-    return f"{name.show(value)} ({name.show(low)}–{name.show(high)})"
+    """`trials` of this experiment as people read them; measures nobody took are left out."""
+    return tables.table(find(experiment), trials)
 
 
 def _trial(row: pd.Series[Any]) -> dict[str, Any]:

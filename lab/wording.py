@@ -52,9 +52,9 @@ def duration(seconds: float) -> str:
 
 
 def label(run: pd.Series[Any]) -> str:
-    """A run's name without that of its experiment; most names are the experiment and the time."""
+    """A run's name without that of its experiment and the settings in it: model and time, which tell most runs apart."""
     name, experiment = str(run["name"]), str(run["experiment"])
-    return name.removeprefix(experiment).strip() or name
+    return re.sub(r" \([^()]*=[^()]*\)(?= )", "", name.removeprefix(experiment)).strip() or name
 
 
 def labels(runs: pd.DataFrame) -> dict[str, str]:

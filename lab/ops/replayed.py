@@ -46,7 +46,7 @@ def record(found: Replayed, margins: Margins) -> str:
     arms: tuple[tuple[Arm, Release], ...] = (("A", a), ("B", b))
     for arm, release in arms:
         tracking.write_trial(client, EXPERIMENT, run, _trial(found, arm, release, margins))
-    tracking.decided(client, run, verdict(found))
+    tracking.decided(client, run, verdict(found), QUESTION)
     return run
 
 

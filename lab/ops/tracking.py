@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 import lab
 from lab import machine
 from lab.errors import LabError
-from lab.experiments import Experiment, name_of, question_of, shown
-from lab.ops import artifacts, history, store
+from lab.experiments import Experiment, name_of, shown
+from lab.ops import artifacts, described, history, store
 from lab.records import Estimate, Trial, Verdict
 
 if TYPE_CHECKING:
@@ -57,9 +57,9 @@ def record(
     with _sentences():
         client = _client()
         name = name_of(experiment)
-        title = f"{name} {_subject(experiment)}{time.strftime('%Y-%m-%d %H:%M:%S')}"
+        title = described.title(experiment, time.strftime("%Y-%m-%d %H:%M:%S"))
         parent = _start(client, name, title, kind="experiment", tags={
-            "mlflow.note.content": question_of(type(experiment)),
+            described.NOTE: described.begun(experiment), **described.tags(experiment),
             **_process(), "lab.version": lab.__version__, **machine.fingerprint().as_tags(),
         })
         _log(client, parent, params={f.name: shown(getattr(experiment, f.name)) for f in dataclasses.fields(experiment)})
@@ -69,16 +69,20 @@ def record(
             write_trial(client, name, parent, trial)
             on_trial(trial)
         with _sentences():
-            verdict = experiment.verdict(history.frame(parents=[parent]))
-            _decided(client, parent, verdict)
+            trials = history.frame(parents=[parent])
+            verdict = experiment.verdict(trials)
+            note = described.ended(experiment, verdict, trials, place=_place(client, name, parent))
+            _decided(client, parent, verdict, note)
     except KeyboardInterrupt:
         with _unbroken():
             _end(client, parent, "interrupted")
+            _explain(client, experiment, parent, "The run was interrupted; what was measured until then is kept.")
         return Recorded(run_id=parent, state="interrupted", verdict=None)
     except BaseException as error:
         with contextlib.suppress(Exception):  # the first error is the one to show
             _log(client, parent, tags={"lab.reason": f"{type(error).__name__}: {error}"[:5000]})
             _end(client, parent, "failed")
+            _explain(client, experiment, parent, f"The run failed: {error}")
         raise
     return Recorded(run_id=parent, state="finished", verdict=verdict)
 
@@ -87,6 +91,7 @@ def write_trial(client: MlflowClient, experiment: str, parent: str, trial: Trial
     """Write one trial as a nested run and return its id. Ctrl-C waits until it is written."""
     with _sentences(), _unbroken():
         run = _start(client, experiment, trial.name, kind="trial", parent=parent, tags={
+            described.NOTE: described.trial(trial, place=_place(client, experiment, parent)),
             **_process(), "lab.flags": "\n".join(trial.flags), **{f"lab.note.{k}": v for k, v in trial.notes.items()}})
         _log(client, run, params={k: shown(v) for k, v in trial.settings.items()}, metrics=_flat(trial.measures))
         with tempfile.TemporaryDirectory() as folder:
@@ -123,10 +128,10 @@ def measured(client: MlflowClient, run_id: str, measures: Mapping[str, float]) -
         _log(client, run_id, metrics=measures)
 
 
-def decided(client: MlflowClient, run_id: str, verdict: Verdict) -> None:
-    """End a run begun by hand with its verdict."""
+def decided(client: MlflowClient, run_id: str, verdict: Verdict, question: str) -> None:
+    """End a run begun by hand with its verdict, which answers `question`."""
     with _sentences():
-        _decided(client, run_id, verdict)
+        _decided(client, run_id, verdict, described.answered(question, verdict))
 
 
 def finish(client: MlflowClient, run_id: str, state: str = "finished") -> None:
@@ -152,9 +157,31 @@ def experiment_id(client: MlflowClient, name: str) -> str:
     if found is not None:
         if found.lifecycle_stage == "deleted":
             client.restore_experiment(found.experiment_id)
+        _describe(client, found)
         return str(found.experiment_id)
     location = store.artifacts_uri()
-    return str(client.create_experiment(name, artifact_location=f"{location}/{name}" if location else None))
+    if (first := client.get_experiment_by_name(described.FIRST)) is not None:
+        _describe(client, first)
+    return str(client.create_experiment(name, artifact_location=f"{location}/{name}" if location else None,
+                                        tags={key: value for key, value in described.about(name).items() if value}))
+
+
+def _describe(client: MlflowClient, found: Any) -> None:
+    for key, value in described.outdated(found.name, found.tags).items():
+        client.set_experiment_tag(found.experiment_id, key, value)
+
+
+def _place(client: MlflowClient, experiment: str, run: str) -> str:
+    """The address of a run within the MLflow UI."""
+    return f"#/experiments/{experiment_id(client, experiment)}/runs/{run}"
+
+
+def _explain(client: MlflowClient, experiment: Experiment, run: str, how: str) -> None:
+    """Say in a run's description how it ended, with what was measured."""
+    with contextlib.suppress(Exception):  # the record is whole without it
+        place = _place(client, name_of(experiment), run)
+        said = described.ended(experiment, None, history.frame(parents=[run]), place=place, ended=how)
+        _log(client, run, tags={described.NOTE: said})
 
 
 def _start(client: MlflowClient, experiment: str, name: str, *, kind: str, tags: Mapping[str, str], parent: str = "") -> str:
@@ -176,8 +203,8 @@ def _log(
         tags=[RunTag(k, v[:5000]) for k, v in (tags or {}).items()])
 
 
-def _decided(client: MlflowClient, run: str, verdict: Verdict) -> None:
-    _log(client, run, tags={"lab.verdict": json.dumps(dataclasses.asdict(_fitting(verdict)))})
+def _decided(client: MlflowClient, run: str, verdict: Verdict, note: str) -> None:
+    _log(client, run, tags={"lab.verdict": json.dumps(dataclasses.asdict(_fitting(verdict))), described.NOTE: note})
     client.log_dict(run, dataclasses.asdict(verdict), "verdict.json")
     _end(client, run, "finished")
 
@@ -208,14 +235,6 @@ def _flat(measures: Mapping[str, float | Estimate]) -> dict[str, float]:
         else:
             flat[name] = float(value)
     return flat
-
-
-def _subject(experiment: Experiment) -> str:
-    """What was measured, for the run's name: models without their folders, and an engine that is none of the real ones."""
-    named = getattr(experiment, "models", None) or (getattr(experiment, "model", ""),)
-    if getattr(experiment, "engine", "") == "scripted":
-        return "scripted "
-    return "".join(f"{Path(model).stem if model.endswith('.gguf') else model} " for model in named if model)
 
 
 @contextlib.contextmanager
