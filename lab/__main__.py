@@ -473,7 +473,7 @@ def _metavar(kind: str) -> str:
     return f"{word},..." if many else word
 
 
-def _register() -> None:
+def register() -> None:
     for name in experiments.names():
         running_app.command(name)(_experiment_command(name))
     for file in sorted((Path(__file__).parent / "bench").glob("[a-z]*.py")):
@@ -487,7 +487,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        _register()
+        register()
         app()
     except LabError as error:
         print(f"lab: {error}", file=sys.stderr)

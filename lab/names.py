@@ -42,7 +42,7 @@ class Name:
         return f"{scaled:,.{places}f}" if places < 7 else f"{scaled:.{self.digits - 1}e}"
 
 
-_SUFFIXES: tuple[tuple[str, str, float, Better], ...] = (
+SUFFIXES: tuple[tuple[str, str, float, Better], ...] = (
     ("_tokens_per_s", "tokens/s", 1.0, "higher"),
     ("_bytes_per_s", "GB/s", 1e-9, "higher"),
     ("_requests_per_s", "requests/s", 1.0, "higher"),
@@ -55,7 +55,7 @@ _SUFFIXES: tuple[tuple[str, str, float, Better], ...] = (
     ("_tokens", "tokens", 1.0, "neither"),
 )
 
-_KNOWN: dict[str, Name] = {
+KNOWN: dict[str, Name] = {
     "ttft_s": Name(label="Time to first token", unit="ms", scale=1e3, better="lower"),
     "tpot_s": Name(label="Time per output token", unit="ms", scale=1e3, better="lower"),
     "itl_p50_s": Name(label="Inter-token gap p50", unit="ms", scale=1e3, better="lower"),
@@ -279,15 +279,15 @@ _COMPARED = {"_change": "change", "_p_value": "p", "_detectable": "detectable ch
 def describe(column: str) -> Name:
     """The `Name` of a measure or of a frame column such as `metrics.ttft_s` or `params.threads`."""
     name = column.removeprefix("metrics.").removeprefix("params.")
-    if name in _KNOWN:
-        return _KNOWN[name]
+    if name in KNOWN:
+        return KNOWN[name]
     for suffix in _COMPARED:
         if name.endswith(suffix):
             return _compared(describe(name.removesuffix(suffix)), suffix)
     for metric in OF_SETS:
         if name.endswith(f"_{metric}"):
-            return replace(_KNOWN[metric], label=f"{_words(name.removesuffix(f'_{metric}'))}: {_KNOWN[metric].label}")
-    for suffix, unit, scale, better in _SUFFIXES:
+            return replace(KNOWN[metric], label=f"{_words(name.removesuffix(f'_{metric}'))}: {KNOWN[metric].label}")
+    for suffix, unit, scale, better in SUFFIXES:
         if name.endswith(suffix) and name != suffix.lstrip("_"):
             return Name(label=_words(name.removesuffix(suffix)), unit=unit, scale=scale, better=better)
     return Name(label=_words(name))

@@ -29,7 +29,7 @@ SHORT = ("--engine", "scripted", "--models", "markov", "--prompt-tokens", "8,4",
 
 @pytest.fixture(scope="module")
 def app() -> Any:
-    command._register()
+    command.register()
     return command.app
 
 

@@ -18,7 +18,7 @@ FLOORS = (
     ("ops",),
     ("plots", "running", "notebook", "summary_file", "wording", "report", "reporting", "doctor", "doctoring",
      "releasing", "replaying", "judging", "plots_monitor", "monitoring", "rolling", "telling", "story", "pages", "bench",
-     "__main__", "app"),
+     "__main__", "reference", "app"),
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 HOMES = {
