@@ -6,10 +6,14 @@ from pathlib import Path
 
 import streamlit as st
 
+from lab.pages import _door
+
 FOLDER = Path(__file__).parent / "lab" / "pages"
 ORDER = ("overview", "compare", "run", "chat", "rate", "judge", "monitor", "releases")
 
 st.set_page_config(page_title="LLM lab workbench", layout="wide")
+if not _door.passed():
+    st.stop()
 files = [file for file in FOLDER.glob("*.py") if not file.name.startswith("_")]
 files.sort(key=lambda file: (ORDER.index(file.stem) if file.stem in ORDER else len(ORDER), file.stem))
 pages = [st.Page(file, title=file.stem.replace("_", " ").capitalize(), url_path=file.stem if file is not files[0] else "root",

@@ -7,10 +7,9 @@ import errno
 import inspect
 import os
 import signal
-import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,6 +30,7 @@ from lab import (
     rolling,
     summary_file,
     telling,
+    tutorials,
 )
 from lab.errors import LabError
 
@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Decide which configuration of a language model to ship, with evidence.")
-running_app = typer.Typer(no_args_is_help=True, help="Run an experiment; its flags are the fields of its config.")
+running_app = typer.Typer(no_args_is_help=True,
+                          help="Run an experiment, or a file of yours that defines one; its flags are the fields of its config.")
 app.add_typer(running_app, name="run", no_args_is_help=True)
 bench_app = typer.Typer(no_args_is_help=True, help="Compare our speed and memory with a peer's, in one run, as ratios.")
 app.add_typer(bench_app, name="bench")
@@ -55,6 +56,7 @@ app.add_typer(rolling.app, name="rollout", no_args_is_help=True)
 app.add_typer(telling.app, name="story", no_args_is_help=True)
 app.command("judge")(judging.judge)
 app.command("replay")(replaying.replay)
+app.command("notebooks")(tutorials.notebooks)
 app.command("report")(reporting.report)
 app.command("doctor")(doctoring.doctor)
 out = Console(highlight=False)
@@ -213,11 +215,18 @@ def demo(
 
 
 @app.command()
-def dashboard(port: Annotated[int, typer.Option(help="port on 127.0.0.1", min=1, max=65535)] = 8501) -> None:
+def dashboard(
+    port: Annotated[int, typer.Option(help="port to listen on", min=1, max=65535)] = 8501,
+    host: Annotated[str, typer.Option(help="address to listen on; another than 127.0.0.1 needs a key in LAB_DASHBOARD_KEY")]
+    = "127.0.0.1",
+) -> None:
     """Open the dashboard on the local store (or on MLFLOW_TRACKING_URI)."""
-    _refuse_port(port)
+    from lab import door
+
+    door.refuse(host)
+    _refuse_port(port, host)
     page = _app_file()
-    config = {"server.address": "127.0.0.1", "server.port": port, "browser.gatherUsageStats": "false",
+    config = {"server.address": host, "server.port": port, "browser.gatherUsageStats": "false",
               "runner.magicEnabled": "false", "client.toolbarMode": "minimal"}
     flags = [part for key, value in config.items() for part in (f"--{key}", str(value))]
     _become([sys.executable, "-m", "streamlit", "run", str(page), *flags], env={"LAB_HOME": str(_home())})
@@ -435,14 +444,12 @@ def _become(command: list[str], *, env: dict[str, str]) -> None:
     raise typer.Exit(0 if asked else code)
 
 
-def _refuse_port(port: int) -> None:
+def _refuse_port(port: int, host: str = "127.0.0.1") -> None:
     """Raise `LabError` if somebody listens there already: the browser would show a stranger's page."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise LabError(f"Port {port} of 127.0.0.1 cannot be used ({error.strerror}); choose another with --port.") from error
+    from lab.engines.http.running import bound
+
+    with bound(host, port):
+        pass
 
 
 def _home() -> Path:
@@ -455,7 +462,7 @@ def _app_file() -> Path:
     for folder in (Path.cwd(), _home(), Path(__file__).parent.parent):
         if (folder / "app.py").is_file() and (folder / "lab" / "pages").is_dir():
             return folder / "app.py"
-    raise LabError("app.py is not here; run this in the checkout of the workbench.")
+    raise LabError("app.py did not come with this installation; run this in a checkout of the workbench.")
 
 
 def _has_demo(name: str) -> bool:
@@ -473,9 +480,13 @@ def _metavar(kind: str) -> str:
     return f"{word},..." if many else word
 
 
-def register() -> None:
+def register(asked: Sequence[str] = ()) -> None:
+    """Make a command of every experiment and bench, and of a file of the user's own that is `asked` for (`run ./mine.py`)."""
     for name in experiments.names():
         running_app.command(name)(_experiment_command(name))
+    if len(asked) > 1 and asked[0] == "run" and asked[1].endswith(".py"):
+        own = experiments.name_of(experiments.load(Path(asked[1])))
+        running_app.command(asked[1])(_experiment_command(own))
     for file in sorted((Path(__file__).parent / "bench").glob("[a-z]*.py")):
         bench_app.command(file.stem)(_bench_command(file.stem))
 
@@ -487,7 +498,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        register()
+        register(sys.argv[1:])
         app()
     except LabError as error:
         print(f"lab: {error}", file=sys.stderr)

@@ -12,6 +12,7 @@ import html
 import math
 import os
 import sys
+import sysconfig
 import tempfile
 import time
 import warnings
@@ -38,7 +39,10 @@ if TYPE_CHECKING:
 
 PLOTLY = "application/vnd.plotly.v1+json"
 PICTURE_PX = (760, 400)
-NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+PLACES = (Path(__file__).parent.parent / "notebooks",  # of a checkout; else where a wheel puts them
+          *(Path(sysconfig.get_path("data", scheme)) / "share" / "llm-lab-workbench" / "notebooks"
+            for scheme in (sysconfig.get_default_scheme(), sysconfig.get_preferred_scheme("user"))))
+NOTEBOOKS = next((place for place in PLACES if place.is_dir()), PLACES[0])
 E = TypeVar("E", bound=Experiment)
 
 

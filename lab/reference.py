@@ -107,8 +107,8 @@ def _default(field: dataclasses.Field[Any]) -> str:
 
 
 def _measures() -> Iterator[str]:
-    yield ("A measure's name carries its stored unit as a suffix; the table says how it is printed and which direction is better. "
-           "Where there is an interval it stands in `NAME_low` and `NAME_high`. Not measured is NaN.")
+    yield ("A measure's name carries its stored unit as a suffix; the table says how it is printed and which direction is "
+           "better. Where there is an interval it stands in `NAME_low` and `NAME_high`. Not measured is NaN.")
     yield "## By suffix"
     yield _table(("Suffix", "Printed in", "Better"), [(f"`{s}`", unit, better) for s, unit, _, better in names.SUFFIXES])
     yield "## By name"
@@ -128,8 +128,8 @@ def _measures() -> Iterator[str]:
 
 
 def _licences() -> Iterator[str]:
-    yield ("The workbench is Apache-2.0 ([LICENSE](../LICENSE)). What it is used with keeps its own licence; nothing of the following "
-           "is part of this repository except the question sets that are said to ship.")
+    yield ("The workbench is Apache-2.0 ([LICENSE](../LICENSE)). What it is used with keeps its own licence; nothing of the "
+           "following is part of this repository except the question sets that are said to ship.")
     yield "## Models"
     yield _table(("Name", "Model", "Licence", "Package", "SHA-256"), [
         (f"`{e.name}`", e.title, e.licence, e.distribution or "brought by hand", f"`{e.sha256[:16]}`")
@@ -139,15 +139,17 @@ def _licences() -> Iterator[str]:
     yield _table(("Name", "Items", "Licence", "Source"), [
         (f"`{e.name}`", f"{e.size:,}", e.licence, e.source) for e in sorted(data.catalogue().values(), key=lambda e: e.name)])
     yield "## Packages"
-    yield ("The versions of `constraints.txt` as their metadata state their licences; those that are not installed where this page "
-           "was written are marked.")
-    yield _table(("Package", "Version", "Licence"), [(name, version, package_licence(name)) for name, version in pinned().items()])
+    yield ("The versions of `constraints.txt` as their metadata state their licences; those that are not installed where this "
+           "page was written are marked.")
+    rows = [(name, version, package_licence(name)) for name, version in pinned().items()]
+    yield _table(("Package", "Version", "Licence"), rows)
 
 
 def pinned() -> dict[str, str]:
     """Package to version, as `constraints.txt` pins them."""
-    lines = [line.partition("#")[0].partition(";")[0].strip() for line in _read(ROOT / "constraints.txt").splitlines()]
-    return dict(sorted((name.strip(), version.strip()) for name, _, version in (line.partition("==") for line in lines) if version))
+    lines = [line.partition("#")[0].partition(";")[0] for line in _read(ROOT / "constraints.txt").splitlines()]
+    pins = [line.partition("==") for line in lines]
+    return dict(sorted((name.strip(), version.strip()) for name, _, version in pins if version))
 
 
 def package_licence(name: str) -> str:

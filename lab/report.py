@@ -213,7 +213,7 @@ def _runs(given: Sequence[str]) -> pd.DataFrame:
     rows = []
     for text in given:
         hits = known.head(0)
-        if len(known) and text in experiments.names():
+        if len(known) and (known["experiment"] == text).any():
             hits = known[known["experiment"] == text].head(1)
         elif len(known) and len(text) >= LEAST_PREFIX:
             hits = known[known["run_id"].astype(str).str.startswith(text)]

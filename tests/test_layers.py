@@ -11,14 +11,14 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAB = ROOT / "lab"
 FLOORS = (
-    ("errors", "records", "names", "stats", "machine", "energy", "gguf_header", "models", "text", "arithmetic", "data"),
+    ("errors", "records", "names", "stats", "machine", "energy", "gguf_header", "models", "text", "arithmetic", "data", "addresses"),
     ("engines", "load"),
     ("metrics", "safety", "retrieval"),
     ("experiments",),
     ("ops",),
     ("plots", "running", "notebook", "summary_file", "wording", "report", "reporting", "doctor", "doctoring",
      "releasing", "replaying", "judging", "plots_monitor", "monitoring", "rolling", "telling", "story", "pages", "bench",
-     "__main__", "reference", "app"),
+     "door", "tutorials", "__main__", "reference", "app"),
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 HOMES = {

@@ -2,15 +2,19 @@
 
 To add one, write `lab/experiments/NAME.py` with a frozen, keyword-only dataclass that subclasses `Experiment`. Its
 docstring's first line is the question; its fields become `lab run NAME --field value` flags, MLflow params and the
-form on the dashboard's Run page.
+form on the dashboard's Run page. A file of your own elsewhere is one too: `lab run ./NAME.py`, or every file of the folder
+`LAB_EXPERIMENTS_DIR`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
+import importlib.util
 import math
+import os
 import pkgutil
+import sys
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -110,21 +114,84 @@ def busy(trials: pd.DataFrame) -> tuple[str, ...]:
     return (f"{flagged} of {len(trials)} trials carry a flag that says why to distrust them.",) if flagged else ()
 
 
+OWN = "own_experiments"
+"""The package name under which the user's own files are loaded."""
+_OWN: dict[str, type[Experiment]] = {}
+"""Experiments of the user's own files, by name, that this process has loaded."""
+
+
 def names() -> list[str]:
-    """The experiments there are: one per module of this folder that does not start with an underscore."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
+    """The experiments there are: one per module of this folder that does not start with an underscore, and the user's own."""
+    return sorted({*_shipped(), *_OWN, *(file.stem for file in _own_files())})
 
 
 def find(name: str) -> type[Experiment]:
     """The config class of experiment `name`."""
+    if name in _OWN:
+        return _OWN[name]
     if name not in names():
         raise LabError(f"There is no experiment '{name}'; the experiments are {', '.join(names())}.")
-    module = importlib.import_module(f"{__name__}.{name}")
+    if name not in _shipped():
+        return load(next(file for file in _own_files() if file.stem == name))
+    return _only(importlib.import_module(f"{__name__}.{name}"), f"lab/experiments/{name}.py")
+
+
+def load(file: Path) -> type[Experiment]:
+    """The config class in a file of the user's own, known by the file's name from then on. The file is run as Python.
+
+    Raises `LabError` for a file that is not there, cannot be run, defines no experiment, or has a name that is taken.
+    """
+    name = file.stem
+    if not file.is_file():
+        raise LabError(f"There is no file {file}; give the path of one that defines an experiment, or a name of `lab list`.")
+    if not name.isidentifier() or name in _shipped():
+        why = "is the name of one that ships" if name in _shipped() else "is not made of letters, digits and underscores"
+        raise LabError(f"An experiment cannot be called '{name}', which {why}; rename the file.")
+    spec = importlib.util.spec_from_file_location(f"{OWN}.{name}", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module.__name__] = module  # where dataclasses look up what their annotations name
+    try:
+        spec.loader.exec_module(module)
+    except LabError:
+        raise
+    except Exception as error:
+        line = _line_of(error, file)
+        raise LabError(f"{file}{line} cannot be run ({type(error).__name__}: {error}); mend it.") from error
+    _OWN[name] = _only(module, str(file))
+    return _OWN[name]
+
+
+def _shipped() -> list[str]:
+    return [m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")]
+
+
+def _own_files() -> list[Path]:
+    folder = os.environ.get("LAB_EXPERIMENTS_DIR", "")
+    return sorted(file for file in Path(folder).expanduser().glob("[a-z]*.py")) if folder else []
+
+
+def _only(module: types.ModuleType, place: str) -> type[Experiment]:
     found = [v for v in vars(module).values() if isinstance(v, type) and issubclass(v, Experiment)
              and v is not Experiment and v.__module__ == module.__name__]
     if len(found) != 1:
-        raise LabError(f"lab/experiments/{name}.py must define exactly one Experiment; it defines {len(found)}.")
+        raise LabError(f"{place} must define exactly one Experiment; it defines {len(found)}.")
+    if not (vars(found[0]).get("__doc__") or "").strip() or "__dataclass_params__" not in vars(found[0]):
+        raise LabError(f"{found[0].__name__} in {place} must be a frozen dataclass whose docstring begins with the question.")
     return found[0]
+
+
+def _line_of(error: Exception, file: Path) -> str:
+    if isinstance(error, SyntaxError):
+        return f", line {error.lineno}"
+    frames = [one.tb_lineno for one in _frames(error.__traceback__) if one.tb_frame.f_code.co_filename == str(file)]
+    return f", line {frames[-1]}" if frames else ""
+
+
+def _frames(trace: types.TracebackType | None) -> Iterator[types.TracebackType]:
+    while trace is not None:
+        yield trace
+        trace = trace.tb_next
 
 
 def name_of(experiment: Experiment | type[Experiment]) -> str:

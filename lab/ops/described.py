@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import inspect
 import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -40,7 +41,8 @@ FIRST = "Default"
 """MLflow makes this experiment itself; nothing is recorded in it, so it is where the way is told."""
 OTHERS: Mapping[str, str] = {
     FIRST: (
-        "Start here. Nothing is recorded in this experiment; the others are named after what they ask, and each says so.\n\n"
+        "Start here. Nothing is recorded in this experiment; the others are named after what they ask, and each says so. "
+        "*Model training* on the left shows runs first.\n\n"
         "- **How fast, how good, how safe?** `performance`, `quantization`, `batching`, `speculative`, `prompt_cache`, "
         "`serving` · `quality`, `judging`, `hallucination`, `cutoff`, `fairness` · `guardrails`, `rollout`. A run is one "
         "experiment with its verdict and `figures.html`; the trials are nested runs (the + in front of a run).\n"
@@ -147,6 +149,15 @@ def trial(one: Trial, *, place: str) -> str:
     return "\n".join([f"One trial of [this run]({place}).", "", *said]).strip()[:MOST]
 
 
+def source(experiment: Experiment) -> str:
+    """The text of the file of an experiment of the user's own, which belongs to the record; empty for one that ships."""
+    return inspect.getsource(sys.modules[type(experiment).__module__]) if _own(experiment) else ""
+
+
+def _own(experiment: Experiment) -> bool:
+    return type(experiment).__module__.startswith(f"{experiments.OWN}.")
+
+
 def _experiment(name: str) -> str:
     try:
         cls = experiments.find(name)
@@ -164,7 +175,8 @@ def _experiment(name: str) -> str:
 
 def _command(experiment: Experiment) -> str:
     flags = [part for name, text in changed(experiment).items() for part in (f"--{name.replace('_', '-')}", text)]
-    return f"```sh\n{shlex.join(['lab', 'run', name_of(experiment), *flags])}\n```"
+    name = name_of(experiment)
+    return f"```sh\n{shlex.join(['lab', 'run', f'./{name}.py' if _own(experiment) else name, *flags])}\n```"
 
 
 def _table(cls: type[Experiment], trials: pd.DataFrame) -> list[str]:

@@ -63,6 +63,8 @@ def record(
             **_process(), "lab.version": lab.__version__, **machine.fingerprint().as_tags(),
         })
         _log(client, parent, params={f.name: shown(getattr(experiment, f.name)) for f in dataclasses.fields(experiment)})
+        if source := described.source(experiment):
+            client.log_text(parent, source, f"{name}.py")
     on_start(parent)
     try:
         for trial in experiment.run():

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import uvicorn
 from uvicorn.loops.auto import auto_loop_factory
 
+from lab.addresses import loopback
 from lab.engines.http.app import App
 from lab.engines.http.gathering import GatheringProtocol
 from lab.engines.http.served import Served, ServeSettings, open_served
@@ -40,6 +41,9 @@ def serve(
     socket: the server reports its port there, and ends at once when the other side closes or its parent dies.
     """
     key = _key(key_env)
+    if not key and not loopback(host):
+        raise LabError(f"Without a key a model is served on 127.0.0.1 only, not on {host}; set an environment variable to one "
+                       "and name it with --key-env.")
     tied = socket.socket(fileno=tie) if tie is not None else None
     if tied is not None:
         threading.Thread(target=end_with, args=(tied,), daemon=True).start()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lab.addresses import loopback
 from lab.engines import is_url
 from lab.engines.http.served import MOST_RUNNING
 from lab.errors import LabError
@@ -80,15 +80,6 @@ class GatewaySettings:
                 raise LabError(f"{one.name} is 0, with which nothing could be answered; give more.")
         if bad := [url for url in self.fallbacks if not is_url(url)]:
             raise LabError(f"The fallback '{bad[0]}' is no URL; give one such as http://127.0.0.1:8000/v1.")
-        if self.keys is None and not _local(self.host):
+        if self.keys is None and not loopback(self.host):
             raise LabError(f"Without keys a gateway listens on 127.0.0.1 only, not on {self.host}; make a key with "
                            "`lab gateway-key NAME`, and give the file with --keys.")
-
-
-def _local(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
