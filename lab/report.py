@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from lab import experiments, names, plots, running, wording
+from lab import names, plots, running, wording
 from lab.errors import LabError
 from lab.ops import compare, history, store
 from lab.records import Verdict

@@ -34,6 +34,7 @@ def script() -> str:
         elif rest == "install":
             begun = text.replace("python -m pip install -c constraints.txt -e .",
                                  f"echo '{sysconfig.get_path('purelib')}' > \"$(python -c 'import sysconfig as s; print(s.get_path(\"purelib\"))')/seen.pth\"\n"
+                                 "python -m pip uninstall -q -y setuptools\n"  # an old one comes with some Pythons
                                  "python -m pip install -q --no-deps --no-index --no-build-isolation -e .")
             assert begun != text
             lines.append(begun.replace("python3 -m venv", f"'{sys.executable}' -m venv"))
