@@ -84,7 +84,7 @@ def list_() -> None:
         out.print(f"[bold]{name}[/]  {experiments.question_of(cls)}")
         out.print(f"    lab run {name}  " + "  ".join(f"--{_flag(f.name)}" for f in dataclasses.fields(cls)), style="dim")
     out.print(f"\nengines  {', '.join(engines.names())}")
-    out.print(f"store    {store.uri()}", soft_wrap=True)
+    out.print(f"store    {store.shown()}", soft_wrap=True)
 
 
 @app.command()
@@ -238,7 +238,7 @@ def history(port: Annotated[int, typer.Option(help="port on 127.0.0.1", min=1, m
     from lab.ops import store, tracking
 
     if store.database() is None:
-        raise LabError(f"MLFLOW_TRACKING_URI points at {store.uri()}; open that server's own page.")
+        raise LabError(f"MLFLOW_TRACKING_URI points at {store.shown()}; open that server's own page.")
     _refuse_port(port)
     tracking.writer()
     print(f"MLflow history on http://127.0.0.1:{port} (stop with Ctrl-C)", flush=True)

@@ -38,7 +38,7 @@ class Outcome:
     def as_json(self) -> dict[str, Any]:
         """The summary as plain values, numbers unrounded."""
         return {"experiment": self.experiment, "question": self.question, "run_id": self.run_id, "state": self.state,
-                "store": store.uri(), "verdict": asdict(self.verdict) if self.verdict else None,
+                "store": store.shown(), "verdict": asdict(self.verdict) if self.verdict else None,
                 "trials": [_trial(row) for _, row in self.trials.iterrows()]}
 
 

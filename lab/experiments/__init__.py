@@ -147,7 +147,7 @@ def load(file: Path) -> type[Experiment]:
     if not name.isidentifier() or name in _shipped():
         why = "is the name of one that ships" if name in _shipped() else "is not made of letters, digits and underscores"
         raise LabError(f"An experiment cannot be called '{name}', which {why}; rename the file.")
-    spec = importlib.util.spec_from_file_location(f"{OWN}.{name}", file)
+    spec = importlib.util.spec_from_file_location(f"{OWN}.{name}", file.resolve())
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[module.__name__] = module  # where dataclasses look up what their annotations name
@@ -176,7 +176,8 @@ def _only(module: types.ModuleType, place: str) -> type[Experiment]:
              and v is not Experiment and v.__module__ == module.__name__]
     if len(found) != 1:
         raise LabError(f"{place} must define exactly one Experiment; it defines {len(found)}.")
-    if not (vars(found[0]).get("__doc__") or "").strip() or "__dataclass_params__" not in vars(found[0]):
+    said = (vars(found[0]).get("__doc__") or "").strip()
+    if not said or said.startswith(f"{found[0].__name__}(") or "__dataclass_params__" not in vars(found[0]):  # made by dataclass
         raise LabError(f"{found[0].__name__} in {place} must be a frozen dataclass whose docstring begins with the question.")
     return found[0]
 
@@ -184,7 +185,7 @@ def _only(module: types.ModuleType, place: str) -> type[Experiment]:
 def _line_of(error: Exception, file: Path) -> str:
     if isinstance(error, SyntaxError):
         return f", line {error.lineno}"
-    frames = [one.tb_lineno for one in _frames(error.__traceback__) if one.tb_frame.f_code.co_filename == str(file)]
+    frames = [one.tb_lineno for one in _frames(error.__traceback__) if one.tb_frame.f_code.co_filename == str(file.resolve())]
     return f", line {frames[-1]}" if frames else ""
 
 

@@ -111,7 +111,7 @@ def _from_rest(
                     break
     except MlflowException as error:
         first = str(error).strip().splitlines()[0][:200]
-        raise LabError(f"The MLflow server at {store.uri()} cannot be read ({first}); check that it runs and that "
+        raise LabError(f"The MLflow server at {store.shown()} cannot be read ({store.without_secrets(first)}); check that it runs and that "
                        "MLFLOW_TRACKING_URI is right.") from error
     rows.sort(key=lambda r: (-r["start_ms"], r["run_id"]))
     return rows[:limit] if limit else rows

@@ -43,6 +43,16 @@ def uri() -> str:
     return "sqlite:///" + re.sub("%(?=[0-9A-Fa-f]{2})", "%25", path).replace("?", "%3F")
 
 
+def shown() -> str:
+    """The tracking URI as it may stand on a screen, in a file or in an error: without user and password."""
+    return without_secrets(uri())
+
+
+def without_secrets(text: str) -> str:
+    """`text` without the user and password of the addresses in it."""
+    return re.sub(r"(?<=://)[^/\s@]+@", "", text)
+
+
 def database() -> Path | None:
     """The SQLite file behind `uri()`, or None when the store is a server."""
     address = uri()

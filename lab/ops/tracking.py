@@ -270,11 +270,11 @@ def _sentences() -> Iterator[None]:
     except LabError:
         raise
     except OSError as error:
-        raise LabError(f"The run cannot be written to {store.uri()} ({error.strerror or error}); free the disk or the "
+        raise LabError(f"The run cannot be written to {store.shown()} ({error.strerror or error}); free the disk or the "
                        "permission, or set MLFLOW_TRACKING_URI to another store.") from error
     except Exception as error:
         if type(error).__module__.split(".")[0] not in ("mlflow", "sqlalchemy", "sqlite3", "alembic", "requests"):
             raise
         first: Any = str(error).strip().splitlines() or [type(error).__name__]
-        raise LabError(f"The MLflow store at {store.uri()} refused ({first[0][:200]}); check that it is reachable, "
+        raise LabError(f"The MLflow store at {store.shown()} refused ({store.without_secrets(first[0])[:200]}); check that it is reachable, "
                        "writable and not full, or set MLFLOW_TRACKING_URI to another one.") from error

@@ -67,7 +67,7 @@ def _nothing() -> None:
     st.code("\n".join(f"lab run {name}" for name in experiments.names()), language="bash")
     for name in experiments.names():
         st.markdown(f"- **{wording.plain(name.replace('_', ' ').capitalize())}**: {wording.plain(wording.question(name))}")
-    st.caption(wording.plain(f"The runs are read from {store.uri()}"))
+    st.caption(wording.plain(f"The runs are read from {store.shown()}"))
     _overview_news.state()
 
 

@@ -41,7 +41,7 @@ def _nothing() -> None:
     st.markdown("There is no release yet. A release binds one version of everything that decides an answer: prompt, model, "
                 "retrieval index, decoding, guardrail policy and engine. Put a system prompt into a file, and bind it:")
     st.code("lab release create --prompt prompt.txt --model smollm2-135m --policy default", language="bash")
-    st.caption(wording.plain(f"Releases are kept in {store.uri()}"))
+    st.caption(wording.plain(f"Releases are kept in {store.shown()}"))
 
 
 def _aliases(named: dict[int, Release], state: State) -> None:

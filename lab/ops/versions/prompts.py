@@ -74,7 +74,7 @@ def _registered(name: str, text: str, turns: list[dict[str, str]] | None) -> Pro
 def _from_registry(name: str, version: str) -> Prompt:
     there = [e for e in registry.entries(name) if not e.deleted and _TEXT in e.tags]
     if not there:
-        raise LabError(f"There is no prompt '{name}' in the registry of {store.uri()}; give a file to register one.")
+        raise LabError(f"There is no prompt '{name}' in the registry of {store.shown()}; give a file to register one.")
     if version == "latest":
         return _of(name, there[-1])
     number = int(version) if version.isdigit() else registry.aliases(name).get(version)
