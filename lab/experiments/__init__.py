@@ -14,6 +14,7 @@ import importlib.util
 import math
 import os
 import pkgutil
+import re
 import sys
 import types
 import typing
@@ -246,6 +247,24 @@ def parse(kind: Any, text: str, field: str) -> Any:
             noun = "a whole number" if kind is int else "a number"
             raise LabError(f"--{_flag(field)} takes {noun}, not {text!r}.") from None
     return text
+
+
+_ADDRESS = re.compile(r"https?://[^\s,#+]+")
+_ASKED = ("engine", "model", "judge", "url")
+"""Fields that have one of these words in their name may hold the address of a server."""
+
+
+def refuse_secrets(experiment: Experiment) -> None:
+    """Raise `LabError` if a field holds an address with a secret in it: fields are recorded as they are."""
+    for field in dataclasses.fields(experiment):
+        value = getattr(experiment, field.name)
+        for text in value if isinstance(value, tuple) else (value,):
+            for url in _ADDRESS.findall(text) if isinstance(text, str) else ():
+                if "@" in url.split("/")[2]:
+                    raise LabError(f"--{_flag(field.name)} has a user or password in an address, and everything given is "
+                                   "recorded; put the key into an environment variable and name it with --key-env.")
+                if engines.is_url(text) and any(word in field.name for word in _ASKED):
+                    engines.refuse_url(text)
 
 
 def shown(value: Any) -> str:

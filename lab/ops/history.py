@@ -110,8 +110,8 @@ def _from_rest(
                 if limit and len(rows) >= limit:
                     break
     except MlflowException as error:
-        first = str(error).strip().splitlines()[0][:200]
-        raise LabError(f"The MLflow server at {store.shown()} cannot be read ({store.without_secrets(first)}); check that it runs and that "
+        first = store.without_secrets(str(error).strip().splitlines()[0])[:200]
+        raise LabError(f"The MLflow server at {store.shown()} cannot be read ({first}); check that it runs and that "
                        "MLFLOW_TRACKING_URI is right.") from error
     rows.sort(key=lambda r: (-r["start_ms"], r["run_id"]))
     return rows[:limit] if limit else rows
@@ -173,7 +173,9 @@ def _read(run_id: str, name: str, read: Callable[[Path], list[T]]) -> list[T]:
     if connection is not None:
         found = connection.execute("select artifact_uri from runs where run_uuid = ?", (run_id,)).fetchone()
         connection.close()
-        if found and found[0].startswith(("file:", "/")):
+        if not found:
+            return []
+        if found[0].startswith(("file:", "/")):
             path = Path(unquote(urlparse(found[0]).path)) / name
             return read(path) if path.is_file() else []
     client = store.client()

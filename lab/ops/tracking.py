@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import lab
 from lab import machine
 from lab.errors import LabError
-from lab.experiments import Experiment, name_of, shown
+from lab.experiments import Experiment, name_of, refuse_secrets, shown
 from lab.ops import artifacts, described, history, store
 from lab.records import Estimate, Trial, Verdict
 
@@ -54,6 +54,7 @@ def record(
     Ctrl-C keeps what was measured and marks the run `interrupted`; any exception marks it `failed`, with its text, and
     goes on up. Raises `LabError` in one sentence when the store cannot be written.
     """
+    refuse_secrets(experiment)
     with _sentences():
         client = _client()
         name = name_of(experiment)
@@ -276,5 +277,6 @@ def _sentences() -> Iterator[None]:
         if type(error).__module__.split(".")[0] not in ("mlflow", "sqlalchemy", "sqlite3", "alembic", "requests"):
             raise
         first: Any = str(error).strip().splitlines() or [type(error).__name__]
-        raise LabError(f"The MLflow store at {store.shown()} refused ({store.without_secrets(first[0])[:200]}); check that it is reachable, "
+        said = store.without_secrets(first[0])[:200]
+        raise LabError(f"The MLflow store at {store.shown()} refused ({said}); check that it is reachable, "
                        "writable and not full, or set MLFLOW_TRACKING_URI to another one.") from error
