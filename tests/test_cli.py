@@ -153,7 +153,7 @@ def test_a_port_in_use_and_an_unknown_demo_engine_are_one_sentence(lab: Any) -> 
 
 def test_an_interruption_reaches_a_job_that_a_shell_started_in_the_background(fresh_store: Path) -> None:
     # Such a job begins with SIGINT ignored, and Python leaves it so.
-    code = "import time, lab.__main__ as m\nm._register = lambda: (print('up', flush=True), time.sleep(30))\nm.main()"
+    code = "import time, lab.__main__ as m\nm.register = lambda asked: (print('up', flush=True), time.sleep(30))\nm.main()"
     for number in (signal.SIGINT, signal.SIGTERM):
         job = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))

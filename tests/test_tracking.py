@@ -101,7 +101,9 @@ def run(fresh_store: Path) -> str:
 def test_a_finished_run_says_so_with_its_verdict_and_config(run: str) -> None:
     parent = history.frame("experiment").iloc[0]
     assert (parent["run_id"], parent["state"], parent["experiment"], parent["params.ends"]) == (run, "finished", "test_tracking", "well")
-    assert '"There are 2."' in parent["tags.lab.verdict"] and parent["tags.mlflow.note.content"] == "Does the record hold what it is given?"
+    note = parent["tags.mlflow.note.content"]
+    assert '"There are 2."' in parent["tags.lab.verdict"] and note.startswith("Does the record hold what it is given?")
+    assert "**There are 2.**" in note and "- Because." in note
     assert parent["seconds"] >= 0 and abs(parent["started_at"].timestamp() - time.time()) < 600
 
 
