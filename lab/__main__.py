@@ -459,7 +459,7 @@ def _home() -> Path:
 
 
 def _app_file() -> Path:
-    for folder in (Path.cwd(), _home(), Path(__file__).parent.parent):
+    for folder in (Path(__file__).parent.parent, Path.cwd(), _home()):  # first what belongs to this code, never a stranger's
         if (folder / "app.py").is_file() and (folder / "lab" / "pages").is_dir():
             return folder / "app.py"
     raise LabError("app.py did not come with this installation; run this in a checkout of the workbench.")
