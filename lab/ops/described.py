@@ -55,7 +55,7 @@ OTHERS: Mapping[str, str] = {
     "requests": "What `lab gateway` answered: a trace for a sample of requests, with its tokens, cost, release and what the "
                 "guardrails did. Texts are there only if the gateway was started with `--texts guarded`. All requests are in "
                 "the request log: page Monitor of `lab dashboard`, notebook `12_monitoring.ipynb`.",
-    "replay": "Requests that a gateway kept, asked again of two releases (`lab replay`): the verdict, a trial for each release, a "
+    "replay": "Requests that a gateway kept, asked again of two releases (`lab replay`): the verdict, a trial for each, a "
               "score for each answer, and no text. Notebook `13_versions_and_rollback.ipynb`.",
     "releases": "Files that releases consist of. The releases themselves are under **Models** (`lab release list`), their "
                 "prompts under **Prompts**; which one is in production is told by an alias. Notebook "

@@ -8,9 +8,12 @@ from lab import door
 
 
 def passed() -> bool:
-    """Whether this session may see the pages; asks for the key if not. It is kept in the session, never in an address."""
-    if not door.asked() or st.session_state.get("door.passed"):
-        return True
+    """Whether this session may see the pages. The key is kept in no address, so that no link carries it."""
+    return not door.asked() or bool(st.session_state.get("door.passed"))
+
+
+def ask() -> None:
+    """Draw the door, and open it to the right key."""
     st.title("LLM lab workbench")
     with st.form("door", border=False):
         given = st.text_input("Key", type="password", autocomplete="current-password",
@@ -21,4 +24,3 @@ def passed() -> bool:
         st.rerun()
     if sent:
         st.error("This is not the key.")
-    return False
