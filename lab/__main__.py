@@ -30,6 +30,7 @@ from lab import (
     reporting,
     rolling,
     summary_file,
+    sweeping,
     telling,
 )
 from lab.errors import LabError
@@ -57,6 +58,7 @@ app.command("judge")(judging.judge)
 app.command("replay")(replaying.replay)
 app.command("report")(reporting.report)
 app.command("doctor")(doctoring.doctor)
+app.command("sweep")(sweeping.sweep)
 out = Console(highlight=False)
 
 _USERS_TO_MEND = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
