@@ -157,7 +157,7 @@ def _cautions(sweep: Sweep, measured: Sequence[Tried]) -> list[str]:
     if flagged := [t.number for t in measured if t.flags]:
         reasons = sorted({flag for t in measured for flag in t.flags})
         said.append(f"Flagged: {_numbers(flagged)}, like: {reasons[0]}")
-    return [*said, *sweep.cautions]
+    return [*said, *sorted({caveat for t in measured for caveat in t.caveats}), *sweep.cautions]
 
 
 def _numbers(numbers: Sequence[int]) -> str:

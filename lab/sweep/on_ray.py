@@ -55,9 +55,7 @@ class OnRay:
 
     def slots(self) -> int:
         """How many trials fit at a time, now; machines may join and leave."""
-        alive = [node["Resources"] for node in self._nodes()]
-        wanted = {"CPU": self._asks["num_cpus"], "GPU": self._asks.get("num_gpus", 0), **self._asks.get("resources", {})}
-        return max(1, sum(int(min(node.get(name, 0) // amount for name, amount in wanted.items() if amount)) for node in alive))
+        return max(1, sum(map(self._room, self._nodes())))
 
     def start(self, job: Job) -> None:
         self._running[self._task.remote({**job.__dict__, "environment": self._environment})] = job
@@ -83,13 +81,18 @@ class OnRay:
 
     def cautions(self) -> tuple[str, ...]:
         """What speaks against trusting timings of this cluster."""
-        hosts = Counter(node["NodeManagerHostname"] for node in self._nodes())
-        several = [host for host, count in hosts.items() if count > 1]
+        hosts = Counter(node["NodeManagerHostname"] for node in self._nodes() if self._room(node))
+        several = [host for host, count in hosts.items() if count > 1 and self._per == "machine"]
         return (f"{hosts[several[0]]} nodes of the cluster are one machine ({several[0]}): trials ran side by side there, and "
                 "their timings falsify each other.",) if several else ()
 
     def _nodes(self) -> list[dict[str, Any]]:
         return [node for node in self._ray.nodes() if node["Alive"]]
+
+    def _room(self, node: dict[str, Any]) -> int:
+        """How many trials fit on a machine of the cluster."""
+        wanted = {"CPU": self._asks["num_cpus"], "GPU": self._asks.get("num_gpus", 0), **self._asks.get("resources", {})}
+        return int(min(node["Resources"].get(name, 0) // amount for name, amount in wanted.items() if amount))
 
     def _resources(self) -> dict[str, Any]:
         """What a trial asks of Ray."""
@@ -103,8 +106,8 @@ class OnRay:
         counts = {node.get("CPU", 0) for node in nodes} - {0}
         if len(counts) != 1:
             offered = " and ".join(f"{c:g}" for c in sorted(counts)) or "no"
-            raise LabError(f"The machines of the cluster offer {offered} CPUs, so asking for all of one is not possible; start each "
-                           f"with `ray start --resources '{{\"{MACHINE}\": 1}}'`.")
+            raise LabError(f"The machines of the cluster offer {offered} CPUs, so asking for all of one is not possible; start "
+                           f"each with `ray start --resources '{{\"{MACHINE}\": 1}}'`.")
         return {"num_cpus": counts.pop()}
 
 

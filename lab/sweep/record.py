@@ -42,6 +42,7 @@ class Tried:
     host: str = ""
     machine: str = ""
     flags: tuple[str, ...] = ()
+    caveats: tuple[str, ...] = ()
 
     @property
     def measured(self) -> bool:
@@ -143,6 +144,7 @@ class Record:
         trials = history.frame(parents=[str(row["run_id"])]) if row["state"] == "finished" else pd.DataFrame()
         found = [_objective(o, trials, row) for o in self.spec.objectives] if row["state"] == "finished" else []
         flags = {f for text in trials.get("tags.lab.flags", []) if isinstance(text, str) for f in text.splitlines()}
+        caveats = {str(note) for note in trials.get("tags.lab.note.caveat", pd.Series(dtype=str)).dropna() if note}
         reason = row.get("tags.lab.reason")
         machine = [str(row.get(f"tags.machine.{part}", "")) for part in ("cpu", "logical_cores", "gpus")]
         return Tried(
@@ -151,7 +153,8 @@ class Record:
             values=tuple(value for value, _, _ in found),
             trials=tuple(trial for _, trial, _ in found), seconds=float(row["seconds"]), host=str(row.get("tags.lab.host", "")),
             why="; ".join(why for _, _, why in found if why) or (str(reason) if isinstance(reason, str) else ""),
-            machine=" ".join(part for part in machine if part and part != "nan"), flags=tuple(sorted(flags)))
+            machine=" ".join(part for part in machine if part and part != "nan"), flags=tuple(sorted(flags)),
+            caveats=tuple(sorted(caveats)))
 
 
 def end(run_id: str, summary: Mapping[str, Any], note: str) -> None:
