@@ -19,8 +19,11 @@ import pytest
 import shared_server
 
 from lab.errors import LabError
-from lab.ops import history, store
-from lab.sweep.on_ray import OnRay
+from lab.experiments.quality import Quality
+from lab.metrics.judge import open_judge
+from lab.ops import history, judged, store, tracking
+from lab.sweep.on_ray import Cluster, OnRay
+from lab.sweep.spread import Spread
 
 NEEDED = ("ray", "psycopg", "boto3", "moto")
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
@@ -129,6 +132,25 @@ def test_a_store_of_one_machine_is_refused_for_others_and_a_cluster_without_gpus
     with pytest.raises(LabError, match="set MLFLOW_TRACKING_URI"):
         OnRay(cluster.address)
     assert store.database() is not None
+
+
+def test_judges_on_several_machines_say_what_one_says(cluster: Any, fresh_store: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    asked = Quality(engine="scripted", models=("markov",), sets=("everyday",), items=7, words=0)
+    run_id = tracking.record(asked).run_id
+    answers = judged.answers_of([run_id])
+    alone = judged.judge_answers(open_judge("scripted:first", by="answer"), answers)
+    joined = Cluster(cluster.address)
+    try:
+        spread = Spread(joined, "scripted:first", by="answer")
+        shared_out = judged.judge_answers(spread, answers, together=64)
+        assert spread.machines == 2 and len(shared_out.scores) == 7
+        assert repr(judged.as_json(shared_out)) == repr(judged.as_json(alone)) and len(spread.spent.replies) == 7
+        spread.close()
+        with pytest.raises(LabError, match="On a machine of the cluster: .*nothing-like-it"):
+            Spread(joined, "nothing-like-it")
+    finally:
+        joined.close()
 
 
 def new(before: set[str], state: str) -> Any:

@@ -24,11 +24,11 @@ _REACH_S = 5.0
 _STOP_S = 45.0
 
 
-class OnRay:
-    """Runs attempts on the cluster at `address` (`HOST:PORT`, `ray://HOST:PORT` or `auto`).
+class Cluster:
+    """A joined Ray cluster: `asks` is what one piece of work asks of it, so that it has a machine (or a GPU) to itself.
 
-    Raises `LabError` when Ray is not installed, the cluster cannot be reached or has no room for a trial, or its machines
-    could not write into the store in force.
+    `address` is `HOST:PORT`, `ray://HOST:PORT` or `auto`. Raises `LabError` when Ray is not installed, the cluster cannot be
+    reached or has no room.
     """
 
     def __init__(self, address: str, per: Per = "machine") -> None:
@@ -38,66 +38,38 @@ class OnRay:
         except ImportError as error:
             raise LabError("Ray is not installed; `pip install 'llm-lab-workbench[ray]'` brings it, here and on all machines."
                            ) from error
-        self._ray, self._per = ray, per
+        self.ray, self.per = ray, per
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:
-            raise LabError(f"The Ray cluster at {address} cannot be joined ({_first(error)}); check that `ray status --address "
-                           f"{address}` shows it, and that Ray and Python have the same version there.") from error
+            raise LabError(f"The Ray cluster at {address} cannot be joined ({first_line(error)}); check that `ray status "
+                           f"--address {address}` shows it, and that Ray and Python have the same version there.") from error
         try:
-            self._asks = self._resources()
-            self._environment = _store_for(self._nodes())
+            self.asks = self._resources()
         except LabError:
             self.close()
             raise
-        self._task = ray.remote(max_retries=0, **self._asks)(_attempt)
-        self._running: dict[Any, Job] = {}
 
     def slots(self) -> int:
-        """How many trials fit at a time, now; machines may join and leave."""
-        return max(1, sum(map(self._room, self._nodes())))
+        """How much of it fits at a time, now; machines may join and leave."""
+        return max(1, sum(map(self.room, self.nodes())))
 
-    def start(self, job: Job) -> None:
-        self._running[self._task.remote({**job.__dict__, "environment": self._environment})] = job
+    def nodes(self) -> list[dict[str, Any]]:
+        """The nodes that are alive, as Ray describes them."""
+        return [node for node in self.ray.nodes() if node["Alive"]]
 
-    def wait(self) -> Ended:
-        """The next that ends. A machine that is lost is a trial that died."""
-        ready, _ = self._ray.wait(list(self._running), num_returns=1)
-        job = self._running.pop(ready[0])
-        try:
-            return Ended(**self._ray.get(ready[0]))
-        except Exception as error:
-            return Ended(number=job.number, attempt=job.attempt, why=f"Ray lost it: {_first(error)}")
-
-    def stop(self) -> None:
-        """Interrupt what runs; its runs keep what was measured and are marked."""
-        for reference in self._running:
-            self._ray.cancel(reference)
-        self._ray.wait(list(self._running), num_returns=len(self._running), timeout=_STOP_S) if self._running else None
+    def room(self, node: dict[str, Any]) -> int:
+        """How many pieces fit on a node."""
+        wanted = {"CPU": self.asks["num_cpus"], "GPU": self.asks.get("num_gpus", 0), **self.asks.get("resources", {})}
+        return int(min(node["Resources"].get(name, 0) // amount for name, amount in wanted.items() if amount))
 
     def close(self) -> None:
         """Leave the cluster; it goes on without us."""
-        self._ray.shutdown()
-
-    def cautions(self) -> tuple[str, ...]:
-        """What speaks against trusting timings of this cluster."""
-        hosts = Counter(node["NodeManagerHostname"] for node in self._nodes() if self._room(node))
-        several = [host for host, count in hosts.items() if count > 1 and self._per == "machine"]
-        return (f"{hosts[several[0]]} nodes of the cluster are one machine ({several[0]}): trials ran side by side there, and "
-                "their timings falsify each other.",) if several else ()
-
-    def _nodes(self) -> list[dict[str, Any]]:
-        return [node for node in self._ray.nodes() if node["Alive"]]
-
-    def _room(self, node: dict[str, Any]) -> int:
-        """How many trials fit on a machine of the cluster."""
-        wanted = {"CPU": self._asks["num_cpus"], "GPU": self._asks.get("num_gpus", 0), **self._asks.get("resources", {})}
-        return int(min(node["Resources"].get(name, 0) // amount for name, amount in wanted.items() if amount))
+        self.ray.shutdown()
 
     def _resources(self) -> dict[str, Any]:
-        """What a trial asks of Ray."""
-        nodes = [node["Resources"] for node in self._nodes()]
-        if self._per == "gpu":
+        nodes = [node["Resources"] for node in self.nodes()]
+        if self.per == "gpu":
             if not any(node.get("GPU") for node in nodes):
                 raise LabError("The Ray cluster has no GPU, so --per gpu has no room for a trial; leave it out.")
             return {"num_cpus": 0, "num_gpus": 1}
@@ -109,6 +81,54 @@ class OnRay:
             raise LabError(f"The machines of the cluster offer {offered} CPUs, so asking for all of one is not possible; start "
                            f"each with `ray start --resources '{{\"{MACHINE}\": 1}}'`.")
         return {"num_cpus": counts.pop()}
+
+
+class OnRay:
+    """Runs attempts on a cluster. Raises `LabError` as `Cluster` does, and when its machines cannot write to the store in force."""
+
+    def __init__(self, address: str, per: Per = "machine") -> None:
+        self._cluster = Cluster(address, per)
+        self._ray = self._cluster.ray
+        try:
+            self._environment = _store_for(self._cluster.nodes())
+        except LabError:
+            self.close()
+            raise
+        self._task = self._ray.remote(max_retries=0, **self._cluster.asks)(_attempt)
+        self._running: dict[Any, Job] = {}
+
+    def slots(self) -> int:
+        return self._cluster.slots()
+
+    def start(self, job: Job) -> None:
+        self._running[self._task.remote({**job.__dict__, "environment": self._environment})] = job
+
+    def wait(self) -> Ended:
+        """The next that ends. A machine that is lost is a trial that died."""
+        ready, _ = self._ray.wait(list(self._running), num_returns=1)
+        job = self._running.pop(ready[0])
+        try:
+            return Ended(**self._ray.get(ready[0]))
+        except Exception as error:
+            return Ended(number=job.number, attempt=job.attempt, why=f"Ray lost it: {first_line(error)}.")
+
+    def stop(self) -> None:
+        """Interrupt what runs; its runs keep what was measured and are marked."""
+        for reference in self._running:
+            self._ray.cancel(reference)
+        if self._running:
+            self._ray.wait(list(self._running), num_returns=len(self._running), timeout=_STOP_S)
+
+    def close(self) -> None:
+        """Leave the cluster; it goes on without us."""
+        self._cluster.close()
+
+    def cautions(self) -> tuple[str, ...]:
+        """What speaks against trusting timings of this cluster."""
+        hosts = Counter(node["NodeManagerHostname"] for node in self._cluster.nodes() if self._cluster.room(node))
+        several = [host for host, count in hosts.items() if count > 1 and self._cluster.per == "machine"]
+        return (f"{hosts[several[0]]} nodes of the cluster are one machine ({several[0]}): trials ran side by side there, and "
+                "their timings falsify each other.",) if several else ()
 
 
 def _attempt(job: dict[str, Any]) -> dict[str, Any]:
@@ -153,6 +173,7 @@ def _store_for(nodes: list[dict[str, Any]]) -> Mapping[str, str]:
     return {"LAB_HOME": str(store.home())}
 
 
-def _first(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The line of an error of Ray's that says most, for a sentence."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[-1] if "Error" in (lines or [""])[-1] else (lines or [type(error).__name__])[0])[:300].rstrip(".")
