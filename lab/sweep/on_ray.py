@@ -84,7 +84,7 @@ class Cluster:
 
 
 class OnRay:
-    """Runs attempts on a cluster. Raises `LabError` as `Cluster` does, and when its machines cannot write to the store in force."""
+    """Runs attempts on a cluster. Raises `LabError` as `Cluster` does, and where its machines cannot write to the store."""
 
     def __init__(self, address: str, per: Per = "machine") -> None:
         self._cluster = Cluster(address, per)
