@@ -54,7 +54,7 @@ def sweep(
     found = evidence.weigh(done)
     summary = as_json(done, found)
     if not done.interrupted:
-        running.finish(done, summary, _markdown(done, found))
+        running.finish(done, summary_file.text(summary), _markdown(done, found))
     _print(done, found)
     summary_file.write(json_, summary)
     if done.interrupted:
@@ -127,7 +127,7 @@ def _print(done: Sweep, found: Evidence) -> None:
     for line in found.said:
         out.print(escape(line), soft_wrap=True)
     for line in _whys(done):
-        out.print(f"  [red]Failed[/]  {escape(line)}", soft_wrap=True)
+        out.print(f"  [red]Missing[/]  {escape(line)}", soft_wrap=True)
     for line in found.cautions:
         out.print(f"  [yellow]Caution[/]  {escape(line)}", soft_wrap=True)
     if done.interrupted:

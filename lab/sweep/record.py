@@ -157,10 +157,10 @@ class Record:
             caveats=tuple(sorted(caveats)))
 
 
-def end(run_id: str, summary: Mapping[str, Any], note: str) -> None:
-    """End a sweep's run."""
+def end(run_id: str, summary: str, note: str) -> None:
+    """End a sweep's run with its summary (JSON) and a description in Markdown."""
     client = tracking.writer()
-    tracking.attach(run_id, "sweep.json", json.dumps(summary, indent=1, default=str))
+    tracking.attach(run_id, "sweep.json", summary)
     tracking.tag(client, run_id, {"mlflow.note.content": note})
     tracking.finish(client, run_id)
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from lab.errors import LabError
 from lab.sweep import code
@@ -59,8 +59,8 @@ def run(spec: Spec, workers: Workers, *, take_over: bool = False, say: Callable[
     return _Course(spec, workers, searching, record, say).run()
 
 
-def finish(done: Sweep, summary: Mapping[str, Any], note: str) -> None:
-    """End the sweep's run, with its summary as an artifact and `note` (Markdown) as its description in MLflow."""
+def finish(done: Sweep, summary: str, note: str) -> None:
+    """End the sweep's run, with its summary (JSON) as an artifact and `note` (Markdown) as its description in MLflow."""
     end(done.run_id, summary, note)
 
 
