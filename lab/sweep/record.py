@@ -82,7 +82,7 @@ class Record:
         _refuse_two(row, take_over)
         tracking.own(client, str(row["run_id"]))
         made = cls(spec, str(row["run_id"]), code, begun=False)
-        made._leave_behind()
+        made.leave_behind()
         return made
 
     def tags(self, number: int, point: Mapping[str, str], attempt: int) -> dict[str, str]:
@@ -133,8 +133,8 @@ class Record:
     def interrupt(self) -> None:
         tracking.finish(self._client, self.run_id, "interrupted")
 
-    def _leave_behind(self) -> None:
-        """What was running when the sweep was killed is not a failure of the trial."""
+    def leave_behind(self) -> None:
+        """What was running when the sweep was stopped or killed is marked as interrupted: it is no failure of the trial."""
         runs = self.runs()
         for _, row in runs[runs["state"].isin(["running", "died"])].iterrows() if len(runs) else ():
             tracking.tag(self._client, str(row["run_id"]), {"lab.reason": STOPPED})

@@ -93,6 +93,7 @@ class _Course:
             yield
         except BaseException as error:
             self._workers.stop()
+            self._record.leave_behind()
             if not isinstance(error, KeyboardInterrupt):
                 self._record.interrupt()
             raise
