@@ -20,7 +20,7 @@ test: $(VENV)/test $(VENV)/browser
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
-slow: $(VENV)/test $(VENV)/browser
+slow: $(VENV)/scale $(VENV)/browser
 	$(BIN)/python -m pytest -m slow
 
 notebooks: $(VENV)/notebooks
@@ -57,6 +57,11 @@ endif
 $(VENV)/test: $(VENV)/demo
 	@echo "Installing what the tests need ..."
 	@$(PIP) -e '.[test,notebooks]'
+	@touch $@
+
+# Ray, and a PostgreSQL and an object store of its own for the tests of many machines.
+$(VENV)/scale: $(VENV)/test
+	@$(PIP) -e '.[test,notebooks,scale]'
 	@touch $@
 
 $(VENV)/notebooks: $(VENV)/demo

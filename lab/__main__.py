@@ -29,6 +29,7 @@ from lab import (
     reporting,
     rolling,
     summary_file,
+    sweeping,
     telling,
     tutorials,
 )
@@ -59,6 +60,7 @@ app.command("replay")(replaying.replay)
 app.command("notebooks")(tutorials.notebooks)
 app.command("report")(reporting.report)
 app.command("doctor")(doctoring.doctor)
+app.command("sweep")(sweeping.sweep)
 out = Console(highlight=False)
 
 _USERS_TO_MEND = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -31,6 +32,8 @@ def judge(
     guided: Annotated[bool, typer.Option(help="show the judge the right answers, where they are known")] = True,
     threads: Annotated[int, typer.Option(help="threads of a judge in this process; 0 is all physical cores", min=0)] = 0,
     seed: Annotated[int, typer.Option(help="seed of the choice of items")] = 0,
+    ray: Annotated[str, typer.Option(help="Ray cluster whose machines share the items out: HOST:PORT or auto",
+                                     metavar="ADDRESS")] = "",
     json_: Annotated[Path | None, typer.Option("--json", help="also write the summary to this file", metavar="FILE")] = None,
 ) -> None:
     """Have a judge grade recorded answers; kept as feedback that the page Rate shows beside people's."""
@@ -43,12 +46,22 @@ def judge(
     rubric.find(wanted)
     judges.refuse(judge)
     answers = judged.answers_of(runs)
-    asked = judges.open_judge(judge, axes=wanted, by="answer" if judge.startswith("scripted:") else _by(by), guided=guided,
-                              threads=threads, seed=seed)
-    try:
-        found = judged.judge_answers(asked, answers, items=items, seed=seed, pairs=pairs)
-    finally:
-        asked.close()
+    settings: dict[str, Any] = {"axes": wanted, "by": "answer" if judge.startswith("scripted:") else _by(by), "guided": guided,
+                                "threads": threads, "seed": seed}
+    with ExitStack() as after:
+        machines = 1
+        if ray:
+            from lab.sweep.on_ray import Cluster
+            from lab.sweep.spread import Spread
+
+            cluster = Cluster(ray)
+            after.callback(cluster.close)
+            asked: judges.Judge = Spread(cluster, judge, **settings)
+            machines = cluster.slots()
+        else:
+            asked = judges.open_judge(judge, **settings)
+        after.callback(asked.close)
+        found = judged.judge_answers(asked, answers, items=items, seed=seed, pairs=pairs, together=machines * judged.TOGETHER)
     _print(found)
     summary_file.write(json_, judged.as_json(found))
     if found.interrupted:

@@ -26,9 +26,14 @@ def write(file: Path | None, value: dict[str, Any]) -> None:
     if file is None:
         return
     try:
-        file.write_text(json.dumps(_strict(value), indent=1, allow_nan=False) + "\n")
+        file.write_text(text(value))
     except OSError as error:
         raise LabError(f"The summary cannot be written to {file} ({error.strerror}); the run itself is kept.") from error
+
+
+def text(value: dict[str, Any]) -> str:
+    """The summary as strict JSON: not measured (NaN) is null."""
+    return json.dumps(_strict(value), indent=1, allow_nan=False) + "\n"
 
 
 def _strict(value: Any) -> Any:

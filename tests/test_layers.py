@@ -16,8 +16,9 @@ FLOORS = (
     ("metrics", "safety", "retrieval"),
     ("experiments",),
     ("ops",),
+    ("sweep",),
     ("plots", "running", "notebook", "summary_file", "wording", "report", "reporting", "doctor", "doctoring",
-     "releasing", "replaying", "judging", "plots_monitor", "monitoring", "rolling", "telling", "story", "pages", "bench",
+     "releasing", "replaying", "judging", "plots_monitor", "monitoring", "rolling", "telling", "sweeping", "story", "pages", "bench",
      "door", "tutorials", "__main__", "reference", "app"),
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
@@ -26,6 +27,8 @@ HOMES = {
     "llama_cpp": ("lab/engines/",),
     "vllm": ("lab/engines/",),
     "streamlit": ("app.py", "lab/pages/"),
+    "optuna": ("lab/sweep/search.py",),
+    "ray": ("lab/sweep/on_ray.py",),
     "plotly": ("lab/plots.py", "lab/plots_monitor.py"),
 }
 STATISTICS = {"numpy", "scipy", "statistics", "statsmodels", "sklearn"}

@@ -84,10 +84,11 @@ def outdated(name: str, tags: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in wanted.items() if key in (NOTE, WRITTEN) or key not in tags}
 
 
-def title(experiment: Experiment, at: str) -> str:
-    """A run's name: experiment, model, settings that are not the defaults, and when."""
-    parts = [name_of(experiment), _subject(experiment)]
-    settings = [f"{name}={text}" for name, text in changed(experiment).items() if name not in ("model", "models", "engine")]
+def title(experiment: Experiment, at: str, *, about: str = "") -> str:
+    """A run's name: experiment, model, `about` (the point of a sweep) or the settings that are not the defaults, and when."""
+    parts = [name_of(experiment), _subject(experiment), about]
+    settings = [f"{name}={text}" for name, text in changed(experiment).items()
+                if not about and name not in ("model", "models", "engine")]
     kept: list[str] = []
     for one in settings:
         if len(", ".join([*kept, one])) <= MOST_NAMED:

@@ -20,7 +20,7 @@ from lab.errors import LabError
 from lab.ops import artifacts, store
 from lab.records import Generation, Score
 
-Kind = Literal["experiment", "trial"]
+Kind = Literal["experiment", "trial", "sweep"]
 T = TypeVar("T")
 fingerprint = store.fingerprint
 FIRST = ["run_id", "parent_id", "experiment", "name", "state", "started_at", "seconds"]

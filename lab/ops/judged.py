@@ -134,11 +134,12 @@ def answers_of(runs: Sequence[str]) -> list[Answers]:
 
 def judge_answers(
     judge: Judge, answers: Sequence[Answers], *, items: int = 0, seed: int = 0, pairs: bool = False,
-    say: Callable[[str], None] = lambda line: None,
+    say: Callable[[str], None] = lambda line: None, together: int = TOGETHER,
 ) -> Judged:
     """Have `judge` grade up to `items` items of all `answers` (0: all), and with `pairs` prefer between every two trials.
 
-    Every verdict is stored as feedback of a judge on the trace of its answer. Ctrl-C ends it with what was judged so far;
+    Every verdict, `together` items at a time, is stored as feedback of a judge on the trace of its answer. Ctrl-C ends it
+    with what was judged so far;
     so does a judge that cannot be asked any more, with a `LabError`.
     """
     both = [item for item in dict.fromkeys(i for one in answers for i in one.generations)
@@ -150,15 +151,15 @@ def judge_answers(
     chosen = tuple(both[i] for i in sorted(order))
     found = Judged(judge=judge.name, trust=trust_of(judge), answers=tuple(answers), items=chosen)
     try:
-        for at in range(0, len(chosen), TOGETHER):
-            some = chosen[at : at + TOGETHER]
+        for at in range(0, len(chosen), together):
+            some = chosen[at : at + together]
             for one in answers:
                 _grade(judge, one, [item for item in some if item in one.generations], found)
             if pairs:
                 for one, other in itertools.combinations(answers, 2):
                     _prefer(judge, one, other, [item for item in some if item in one.generations and item in other.generations],
                             found)
-            say(f"{min(at + TOGETHER, len(chosen))} of {len(chosen)} items judged")
+            say(f"{min(at + together, len(chosen))} of {len(chosen)} items judged")
     except KeyboardInterrupt:
         found.interrupted = True
     except LabError as error:

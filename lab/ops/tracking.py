@@ -48,8 +48,10 @@ def record(
     *,
     on_start: Callable[[str], None] = lambda run_id: None,
     on_trial: Callable[[Trial], None] = lambda trial: None,
+    about: str = "",
+    tags: Mapping[str, str] | None = None,
 ) -> Recorded:
-    """Run `experiment` and write every trial as soon as it is measured.
+    """Run `experiment` and write every trial as soon as it is measured; `about` goes into the run's name, `tags` to its tags.
 
     Ctrl-C keeps what was measured and marks the run `interrupted`; any exception marks it `failed`, with its text, and
     goes on up. Raises `LabError` in one sentence when the store cannot be written.
@@ -58,10 +60,10 @@ def record(
     with _sentences():
         client = _client()
         name = name_of(experiment)
-        title = described.title(experiment, time.strftime("%Y-%m-%d %H:%M:%S"))
+        title = described.title(experiment, time.strftime("%Y-%m-%d %H:%M:%S"), about=about)
         parent = _start(client, name, title, kind="experiment", tags={
             described.NOTE: described.begun(experiment), **described.tags(experiment),
-            **_process(), "lab.version": lab.__version__, **machine.fingerprint().as_tags(),
+            **_process(), "lab.version": lab.__version__, **machine.fingerprint().as_tags(), **(tags or {}),
         })
         _log(client, parent, params={f.name: shown(getattr(experiment, f.name)) for f in dataclasses.fields(experiment)})
         if source := described.source(experiment):
@@ -125,6 +127,27 @@ def start_parent(client: MlflowClient, experiment: str, name: str, **tags: str) 
     return _start(client, experiment, name, kind="experiment", tags=tags)
 
 
+def start_sweep(client: MlflowClient, experiment: str, name: str, *, tags: Mapping[str, str], params: Mapping[str, str]) -> str:
+    """Begin the run that the runs of a sweep are nested under, and return its id; `finish` ends it."""
+    with _sentences():
+        run = _start(client, experiment, name, kind="sweep", tags={**_process(), "lab.version": lab.__version__, **tags})
+        _log(client, run, params=params)
+        return run
+
+
+def tag(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
+    """Set tags of a run."""
+    with _sentences():
+        _log(client, run_id, tags=tags)
+
+
+def own(client: MlflowClient, run_id: str) -> None:
+    """Mark a run as being written by this process, and running again."""
+    with _sentences():
+        _log(client, run_id, tags={**_process(), "lab.state": "running"})
+        client.update_run(run_id, status="RUNNING")
+
+
 def measured(client: MlflowClient, run_id: str, measures: Mapping[str, float]) -> None:
     """Log measures on a run begun by hand."""
     with _sentences():
@@ -139,7 +162,8 @@ def decided(client: MlflowClient, run_id: str, verdict: Verdict, question: str) 
 
 def finish(client: MlflowClient, run_id: str, state: str = "finished") -> None:
     """End a run begun by hand."""
-    _end(client, run_id, state)
+    with _sentences():
+        _end(client, run_id, state)
 
 
 def _client() -> MlflowClient:
