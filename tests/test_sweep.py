@@ -438,6 +438,14 @@ def test_a_trial_whose_process_is_killed_twice_is_recorded_as_killed(fresh_store
 
 
 @pytest.mark.slow
+def test_a_trial_that_takes_longer_than_its_limit_is_stopped_and_counts_as_dead(fresh_store: Path, tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text(GRID.replace("repeats: 3", "repeats: 200000").replace("[8, 4, 16]", "[8]") + "limit_s: 6\n")
+    out, _ = (process := started(file, fresh_store)).communicate(timeout=90)
+    assert process.returncode == 1 and "longer than 6 s" in out and list(history.frame("experiment")["state"]) == ["failed", "failed"]
+
+
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_was_measured_and_marks_trial_and_sweep(fresh_store: Path, tmp_path: Path) -> None:
     file = tmp_path / "s.yaml"
     file.write_text(GRID.replace("repeats: 3", "repeats: 20000").replace("[8, 4, 16]", "[8]"))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ REFUSED, FAILED, INTERRUPTED, OTHER_CODE = 3, 2, 130, 4
 """How the process ends: it refused the point before it measured, it failed with a sentence, it was interrupted, or its
 code is not that of the sweep."""
 _PATIENCE_S = 30.0
+_SLICE_S = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,15 +71,14 @@ class Attempt:
 
     def wait(self) -> Ended:
         """Blocks until it has ended; one that takes longer than its limit is killed."""
-        limit = self._job.limit_s
-        try:
-            code = self._process.wait(limit or None)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            return self._ended(f"It took longer than {limit:g} s (limit_s) and was stopped.")
-        finally:
-            if self._process.poll() is not None:
-                self._ours.close()
+        limit, begun = self._job.limit_s, time.monotonic()
+        # Its end of the socket closes with it. In slices: a wait without an end would hold back a cancellation by Ray.
+        while not select.select([self._ours], [], [], _SLICE_S)[0] and self._process.poll() is None:
+            if limit and time.monotonic() - begun > limit:
+                self.kill()
+                return self._ended(f"It took longer than {limit:g} s (limit_s) and was stopped.")
+        code = self._process.wait()
+        self._ours.close()
         if code == 0:
             return self._ended("")
         if code == INTERRUPTED:

@@ -92,8 +92,10 @@ class _Course:
         try:
             yield
         except BaseException as error:
-            self._workers.stop()
-            self._record.leave_behind()
+            try:
+                self._workers.stop()
+            finally:
+                self._record.leave_behind()
             if not isinstance(error, KeyboardInterrupt):
                 self._record.interrupt()
             raise
