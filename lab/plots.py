@@ -76,11 +76,11 @@ def draw(chart: Chart, trials: pd.DataFrame, *, dark: bool = False) -> go.Figure
     """
     rows = _chosen(chart, trials)
     if isinstance(rows, str):
-        return _sentence(chart.title, rows, dark)
+        return sentence(chart.title, rows, dark)
     rows, notes = _drawable(chart, rows)
     if rows.empty:
-        return _sentence(chart.title, " ".join(["No trial has both values yet.", *notes]), dark)
-    figure = _empty(chart.title, notes, dark)
+        return sentence(chart.title, " ".join(["No trial has both values yet.", *notes]), dark)
+    figure = empty(chart.title, notes, dark)
     painter = {"line": _line, "bar": _bar, "tradeoff": _tradeoff}[chart.kind]
     painter(figure, chart, rows, DARK if dark else LIGHT)
     _axes(figure, chart, rows)
@@ -103,9 +103,9 @@ def token_timeline(
     gaps = [[gap * 1e3 for gap in speed.itl_s(g) if math.isfinite(gap)] for g in generations]
     gaps = [row for row in gaps if row]
     if not gaps:
-        return _sentence(title, "No generation has two tokens, so there is no gap to show.", dark)
+        return sentence(title, "No generation has two tokens, so there is no gap to show.", dark)
     notes = [] if len(gaps) <= MOST_GENERATIONS else [f"The first {MOST_GENERATIONS} of {len(gaps)} generations."]
-    figure = _empty(title, notes, dark)
+    figure = empty(title, notes, dark)
     colours = DARK if dark else LIGHT
     for row in gaps[:MOST_GENERATIONS]:
         figure.add_scatter(
@@ -132,15 +132,15 @@ def intervals(column: str, trials: pd.DataFrame, *, dark: bool = False) -> go.Fi
     chart = Chart(title=name.label, kind="tradeoff", x=column, y=column)
     rows = _chosen(chart, trials)
     if isinstance(rows, str):
-        return _sentence(name.label, rows, dark)
+        return sentence(name.label, rows, dark)
     rows, notes = _drawable(chart, rows)
     if rows.empty:
-        return _sentence(name.label, "No trial has this measure.", dark)
+        return sentence(name.label, "No trial has this measure.", dark)
     rows = rows.sort_values("x", ascending=name.better != "lower", kind="stable")
     if len(rows) > MOST_LINES:
         rows, notes = rows.tail(MOST_LINES), [*notes, f"The {MOST_LINES} best of {len(rows)} trials."]
     rows["line"] = [f"{label} · {run}" if run else label for label, run in zip(rows["label"], rows["run"], strict=True)]
-    figure = _empty(f"{name.heading}, {name.better} is better" if name.better != "neither" else name.heading, notes, dark)
+    figure = empty(f"{name.heading}, {name.better} is better" if name.better != "neither" else name.heading, notes, dark)
     for part, said, colour, shape in _traces(rows.assign(series=""), DARK if dark else LIGHT):
         figure.add_scatter(
             x=part["x"].tolist(), y=part["line"].tolist(), mode="markers", name=said, hovertext=part["hover"].tolist(),
@@ -166,9 +166,9 @@ def token_strip(
     """
     gaps = [gap * 1e3 for gap in speed.itl_s(generation) if math.isfinite(gap)]
     if not gaps:
-        return _sentence(title, "Fewer than two tokens, so there is no gap to show.", dark).update_layout(height=STRIP_PX)
+        return sentence(title, "Fewer than two tokens, so there is no gap to show.", dark).update_layout(height=STRIP_PX)
     colours, limit = DARK if dark else LIGHT, stall_s(generation) * 1e3
-    figure = _empty(title, [], dark)
+    figure = empty(title, [], dark)
     joined = "accepted from a draft" if generation.usage.drafted_tokens else "came with the one before"
     for name, colour, kept in (("gap", 0, lambda gap: 0 < gap <= limit), ("stall", 1, lambda gap: gap > limit)):
         places = [i for i, gap in enumerate(gaps) if kept(gap)]
@@ -434,7 +434,7 @@ def _apart(points: Sequence[float], log: bool) -> bool:
     return len(points) == 1 or float(np.diff(at).min()) > 0.08 * float(np.ptp(at))
 
 
-def _empty(title: str, notes: Sequence[str], dark: bool) -> go.Figure:
+def empty(title: str, notes: Sequence[str], dark: bool) -> go.Figure:
     """A figure with its title and nothing drawn yet."""
     lines = textwrap.wrap(title, 44) or [""]
     small = [line for note in notes for line in textwrap.wrap(note, 56)]
@@ -465,13 +465,13 @@ def _template(dark: bool) -> go.layout.Template:
     })
 
 
-def _sentence(title: str, sentence: str, dark: bool) -> go.Figure:
+def sentence(title: str, said: str, dark: bool) -> go.Figure:
     """A figure that says why there is nothing to draw."""
-    figure = _empty(title, [], dark)
+    figure = empty(title, [], dark)
     figure.update_layout(height=150)
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False)
-    text = "<br>".join(html.escape(line) for line in textwrap.wrap(sentence, 48))
+    text = "<br>".join(html.escape(line) for line in textwrap.wrap(said, 48))
     figure.add_annotation(text=text, showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper", font_size=13)
     return figure
 

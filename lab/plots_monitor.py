@@ -12,7 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from lab import names
-from lab.plots import DARK, DASHES, LIGHT, SYMBOLS, _empty, _sentence
+from lab.plots import DARK, DASHES, LIGHT, SYMBOLS, empty, sentence
 
 HEIGHT_PX = 320
 PATTERNS = ("", "/", "x", ".")
@@ -23,7 +23,7 @@ def latency(series: pd.DataFrame, measure: str = "ttft_s", *, dark: bool = False
     name = names.describe(measure)
     title = f"{name.heading} of answered requests"
     if series.empty or series[f"{measure}_p50"].isna().all():
-        return _sentence(title, "No answered request in this window.", dark)
+        return sentence(title, "No answered request in this window.", dark)
     figure, colours = _over_time(title, dark), DARK if dark else LIGHT
     for i, q in enumerate((50, 95, 99)):
         column = series[f"{measure}_p{q}"] * name.scale
@@ -46,7 +46,7 @@ def failures(kinds: pd.DataFrame, series: pd.DataFrame, *, dark: bool = False) -
     """Failed requests per bucket by kind (a frame of `lab.ops.monitor.errors`), and the buckets that stand out."""
     title = "Failed requests by kind"
     if kinds.empty or not kinds.to_numpy().sum():
-        return _sentence(title, "No request failed in this window.", dark)
+        return sentence(title, "No request failed in this window.", dark)
     figure, colours = _over_time(title, dark), DARK if dark else LIGHT
     for i, kind in enumerate(kinds.columns):
         figure.add_bar(x=_stamps(kinds.index), y=kinds[kind].tolist(), name=str(kind),
@@ -66,7 +66,7 @@ def tokens(series: pd.DataFrame, *, dark: bool = False) -> go.Figure:
     """Tokens per bucket: of prompts that were read, of prompts from a cache, and of answers."""
     title = "Tokens"
     if series.empty or series[["prompt_tokens", "output_tokens"]].isna().all().all():
-        return _sentence(title, "No request with token counts in this window.", dark)
+        return sentence(title, "No request with token counts in this window.", dark)
     figure, colours = _over_time(title, dark), DARK if dark else LIGHT
     cached = series["cached_tokens"].fillna(0)
     parts = (("prompt", series["prompt_tokens"] - cached, ""), ("prompt, cached", cached, "/"),
@@ -84,7 +84,7 @@ def cost(series: pd.DataFrame, *, dark: bool = False) -> go.Figure:
     """Cost per bucket in USD, by the price book; buckets without a priced request are empty."""
     title = "Cost (USD)"
     if series.empty or series["cost_usd"].isna().all():
-        return _sentence(title, "No request has a price: the price book does not know its model.", dark)
+        return sentence(title, "No request has a price: the price book does not know its model.", dark)
     figure, colours = _over_time(title, dark), DARK if dark else LIGHT
     figure.add_bar(x=_times(series), y=_values(series["cost_usd"]), marker={"color": colours[0], "line_width": 0},
                    showlegend=False, hovertemplate="%{x|%d %b %H:%M:%S}: %{y:.4g} USD<extra></extra>")
@@ -97,8 +97,8 @@ def evidence(paths: dict[str, Sequence[float]], *, began: float = math.nan, dark
     """Evidence of drift as a share of what raises an alarm, over requests; `began` is where a change truly began."""
     title = "Evidence of drift, share of an alarm's (logarithms)"
     if not any(len(path) for path in paths.values()):
-        return _sentence(title, "No value to follow.", dark)
-    figure, colours = _empty(title, [], dark), DARK if dark else LIGHT
+        return sentence(title, "No value to follow.", dark)
+    figure, colours = empty(title, [], dark), DARK if dark else LIGHT
     for i, (said, path) in enumerate(paths.items()):
         step = max(1, len(path) // 600)
         figure.add_scatter(x=list(range(1, len(path) + 1, step)), y=list(path[::step]), name=said, mode="lines",
@@ -113,7 +113,7 @@ def evidence(paths: dict[str, Sequence[float]], *, began: float = math.nan, dark
 
 
 def _over_time(title: str, dark: bool) -> go.Figure:
-    figure = _empty(title, [], dark)
+    figure = empty(title, [], dark)
     figure.update_layout(height=HEIGHT_PX, legend={"y": -0.32})
     figure.update_xaxes(type="date", tickformat="%H:%M\n%d %b", nticks=7)
     return figure

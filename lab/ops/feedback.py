@@ -84,7 +84,7 @@ def put_traces(run_id: str, generations: Mapping[str, Generation]) -> dict[str, 
     missing = {item: generation for item, generation in generations.items() if ids[item] not in there}
     if not missing:
         return ids
-    with tracking._sentences():
+    with tracking.sentences():
         run = tracking.writer().get_run(run_id)
         client = tracing()
         place = str(run.info.experiment_id)
@@ -102,7 +102,7 @@ def give(feedback: Sequence[Feedback]) -> None:
     A locked store is tried again for a minute. Raises `LabError` in a sentence when something could not be stored; saving
     again is then the remedy, and repeats nothing.
     """
-    with tracking._sentences():
+    with tracking.sentences():
         client = tracing()
         there = {f.id for f in on(f.trace_id for f in feedback)}
         for one in feedback:
@@ -111,7 +111,7 @@ def give(feedback: Sequence[Feedback]) -> None:
 
 def withdraw(feedback: Sequence[Feedback]) -> None:
     """Take `feedback` back; what is not there stays so."""
-    with tracking._sentences():
+    with tracking.sentences():
         client = tracing()
         for one in feedback:
             retried(functools.partial(client.delete_assessment, one.trace_id, one.id))
@@ -159,7 +159,7 @@ def _rows(connection: sqlite3.Connection, ids: Sequence[str]) -> Iterable[Feedba
 
 
 def _from_rest(ids: Sequence[str]) -> list[Feedback]:
-    with tracking._sentences():
+    with tracking.sentences():
         infos = tracing().store.batch_get_trace_infos(list(ids)) if ids else []
     found = [
         _feedback(a.trace_id or info.trace_id, a.name, a.feedback.value,
@@ -188,7 +188,7 @@ def known(ids: Iterable[str]) -> set[str]:
     if connection is None:
         if store.database() is not None or not wanted:
             return set()
-        with tracking._sentences():
+        with tracking.sentences():
             return {info.trace_id for info in tracing().store.batch_get_trace_infos(wanted)}
     try:
         return {row[0] for some in _slices(wanted) for row in connection.execute(

@@ -51,12 +51,12 @@ def frame(
 
 def generations(run_id: str) -> list[Generation]:
     """The raw generations of a trial with their clock readings; empty if it kept none."""
-    return _read(run_id, "generations.parquet", artifacts.read_generations)
+    return artifact(run_id, "generations.parquet", artifacts.read_generations)
 
 
 def scores(run_id: str) -> list[Score]:
     """The scores of a trial, item by item; empty if it kept none."""
-    return _read(run_id, "scores.parquet", artifacts.read_scores)
+    return artifact(run_id, "scores.parquet", artifacts.read_scores)
 
 
 def _from_sql(
@@ -168,7 +168,8 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def _read(run_id: str, name: str, read: Callable[[Path], list[T]]) -> list[T]:
+def artifact(run_id: str, name: str, read: Callable[[Path], list[T]]) -> list[T]:
+    """What `read` makes of the artifact `name` of a run; empty where there is none."""
     connection = store.connect()
     if connection is not None:
         found = connection.execute("select artifact_uri from runs where run_uuid = ?", (run_id,)).fetchone()

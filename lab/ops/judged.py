@@ -115,7 +115,7 @@ def answers_of(runs: Sequence[str]) -> list[Answers]:
     wanted: dict[str, None] = {}
     for run in runs:
         wanted |= dict.fromkeys(_found(run, trials))
-    names = task._runs(list(wanted))
+    names = task.named_runs(list(wanted))
     known: dict[tuple[str, str], dict[str, Question]] = {}
     parents = {str(row["run_id"]): row for row in history.frame("experiment").to_dict("records")}
     parent_of = dict(zip(trials["run_id"], trials["parent_id"], strict=True)) if len(trials) else {}
@@ -212,7 +212,7 @@ def _question(generation: Generation, parent: Mapping[Any, Any], known: dict[tup
             known[place, given] = _read(place, given)
         if found := known[place, given].get(tags.get("item", "")):
             return found
-    text = tags.get("question") or task._messages(generation)[-1].content
+    text = tags.get("question") or task.messages_of(generation)[-1].content
     return Question(id=generation.request.id, question=text, group=tags.get("group", ""))
 
 

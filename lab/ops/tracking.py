@@ -57,7 +57,7 @@ def record(
     goes on up. Raises `LabError` in one sentence when the store cannot be written.
     """
     refuse_secrets(experiment)
-    with _sentences():
+    with sentences():
         client = _client()
         name = name_of(experiment)
         title = described.title(experiment, time.strftime("%Y-%m-%d %H:%M:%S"), about=about)
@@ -73,7 +73,7 @@ def record(
         for trial in experiment.run():
             write_trial(client, name, parent, trial)
             on_trial(trial)
-        with _sentences():
+        with sentences():
             trials = history.frame(parents=[parent])
             verdict = experiment.verdict(trials)
             note = described.ended(experiment, verdict, trials, place=_place(client, name, parent))
@@ -94,7 +94,7 @@ def record(
 
 def write_trial(client: MlflowClient, experiment: str, parent: str, trial: Trial) -> str:
     """Write one trial as a nested run and return its id. Ctrl-C waits until it is written."""
-    with _sentences(), _unbroken():
+    with sentences(), _unbroken():
         run = _start(client, experiment, trial.name, kind="trial", parent=parent, tags={
             described.NOTE: described.trial(trial, place=_place(client, experiment, parent)),
             **_process(), "lab.flags": "\n".join(trial.flags), **{f"lab.note.{k}": v for k, v in trial.notes.items()}})
@@ -112,13 +112,13 @@ def write_trial(client: MlflowClient, experiment: str, parent: str, trial: Trial
 
 def attach(run_id: str, name: str, text: str) -> None:
     """Keep `text` as an artifact of a run (a figure as HTML, a report)."""
-    with _sentences():
+    with sentences():
         _client().log_text(run_id, text, name)
 
 
 def writer() -> MlflowClient:
     """A client on the store in force, the store made ready. For scripts that write trials of their own."""
-    with _sentences():
+    with sentences():
         return _client()
 
 
@@ -129,7 +129,7 @@ def start_parent(client: MlflowClient, experiment: str, name: str, **tags: str) 
 
 def start_sweep(client: MlflowClient, experiment: str, name: str, *, tags: Mapping[str, str], params: Mapping[str, str]) -> str:
     """Begin the run that the runs of a sweep are nested under, and return its id; `finish` ends it."""
-    with _sentences():
+    with sentences():
         run = _start(client, experiment, name, kind="sweep", tags={**_process(), "lab.version": lab.__version__, **tags})
         _log(client, run, params=params)
         return run
@@ -137,32 +137,32 @@ def start_sweep(client: MlflowClient, experiment: str, name: str, *, tags: Mappi
 
 def tag(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
     """Set tags of a run."""
-    with _sentences():
+    with sentences():
         _log(client, run_id, tags=tags)
 
 
 def own(client: MlflowClient, run_id: str) -> None:
     """Mark a run as being written by this process, and running again."""
-    with _sentences():
+    with sentences():
         _log(client, run_id, tags={**_process(), "lab.state": "running"})
         client.update_run(run_id, status="RUNNING")
 
 
 def measured(client: MlflowClient, run_id: str, measures: Mapping[str, float]) -> None:
     """Log measures on a run begun by hand."""
-    with _sentences():
+    with sentences():
         _log(client, run_id, metrics=measures)
 
 
 def decided(client: MlflowClient, run_id: str, verdict: Verdict, question: str) -> None:
     """End a run begun by hand with its verdict, which answers `question`."""
-    with _sentences():
+    with sentences():
         _decided(client, run_id, verdict, described.answered(question, verdict))
 
 
 def finish(client: MlflowClient, run_id: str, state: str = "finished") -> None:
     """End a run begun by hand."""
-    with _sentences():
+    with sentences():
         _end(client, run_id, state)
 
 
@@ -288,7 +288,7 @@ def _unbroken() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _sentences() -> Iterator[None]:
+def sentences() -> Iterator[None]:
     """What a store can refuse, as one sentence: unreachable server, full disk, missing permission, broken database."""
     try:
         yield

@@ -88,7 +88,7 @@ def create(
     names = tuple(axis.name for axis in rubric.find(axes)) if kind == "axes" else (PREFERENCE,)
     if kind not in ("axes", "pairs"):
         raise LabError(f"A rating task grades on axes or compares pairs; there is no kind {kind!r}.")
-    runs = _runs(trial_run_ids)
+    runs = named_runs(trial_run_ids)
     if kind == "pairs" and len(runs) < 2:
         raise LabError("Side by side takes the trials of at least two models or settings; choose another one as well.")
     answers, failed = _answers(runs)
@@ -125,7 +125,7 @@ def _title(kind: Kind, units: int, axes: int) -> str:
 def load(task_id: str) -> Task:
     """The task of this id. Raises `LabError` when there is none."""
     try:
-        found = history._read(task_id, FILE, lambda path: [json.loads(Path(path).read_text(encoding="utf-8"))])
+        found = history.artifact(task_id, FILE, lambda path: [json.loads(Path(path).read_text(encoding="utf-8"))])
     except Exception as error:
         raise LabError(f"The rating task {task_id!r} cannot be read ({error}).") from error
     if not found:
@@ -146,7 +146,7 @@ def with_generations(run_ids: Sequence[str]) -> list[str]:
     """Those of these trials that kept their generations."""
     connection = store.connect()
     if connection is None:
-        with tracking._sentences():
+        with tracking.sentences():
             client = tracking.writer()
             return [run for run in run_ids if any(a.path == _GENERATIONS for a in client.list_artifacts(run))]
     try:
@@ -165,7 +165,7 @@ def _task(given: Mapping[str, Any]) -> Task:
                    "identical": tuple((item, a, b) for item, a, b in given["identical"])})
 
 
-def _runs(trial_run_ids: Sequence[str]) -> dict[str, str]:
+def named_runs(trial_run_ids: Sequence[str]) -> dict[str, str]:
     """The model or setting behind every run id: the trial's name, with a piece of the id where two are the same."""
     trials = history.frame("trial").set_index("run_id")["name"]
     if missing := [run for run in trial_run_ids if run not in trials.index]:
@@ -205,7 +205,7 @@ def _chosen(answers: Mapping[str, Mapping[str, Generation]], items: Sequence[str
 def _single(
     answers: Mapping[str, Mapping[str, Generation]], chosen: Sequence[str], runs: Mapping[str, str]
 ) -> list[Unit]:
-    return [Unit(key="", item=item, messages=_messages(answers[run][item]), sides=(_side(run, item, runs, answers[run][item]),))
+    return [Unit(key="", item=item, messages=messages_of(answers[run][item]), sides=(_side(run, item, runs, answers[run][item]),))
             for item in chosen for run in runs if item in answers[run]]
 
 
@@ -216,13 +216,13 @@ def _double(
     units, identical = [], []
     for item, (one, other) in itertools.product(chosen, itertools.combinations(runs, 2)):
         a, b = answers[one].get(item), answers[other].get(item)
-        if a is None or b is None or _messages(a) != _messages(b):
+        if a is None or b is None or messages_of(a) != messages_of(b):
             continue
         if a.text.strip() == b.text.strip():
             identical.append((item, runs[one], runs[other]))
             continue
         sides = (_side(one, item, runs, a), _side(other, item, runs, b))
-        units.append(Unit(key="", item=item, messages=_messages(a), sides=sides))
+        units.append(Unit(key="", item=item, messages=messages_of(a), sides=sides))
     return units, identical
 
 
@@ -238,7 +238,7 @@ def _side(run: str, item: str, runs: Mapping[str, str], generation: Generation) 
     return Side(run_id=run, trace_id=feedback.trace_id(run, item), model=runs[run], answer=generation.text)
 
 
-def _messages(generation: Generation) -> tuple[Message, ...]:
+def messages_of(generation: Generation) -> tuple[Message, ...]:
     """What was asked as raters see it: of a plain prompt the item alone, without solved examples and labels.
 
     A control item has neither, and would be known by that.
@@ -265,6 +265,6 @@ def _controls(
         if not expected:
             raise LabError(f"The control item {one.item!r} expects nothing on the axes of this task ({', '.join(axes)}).")
         sides = tuple(Side(run_id=task_id, trace_id=traces[item], model="control", answer=text) for item, text in texts.items())
-        units.append(Unit(key="", item=f"control {one.item}", messages=_messages(next(iter(made.values()))), sides=sides,
+        units.append(Unit(key="", item=f"control {one.item}", messages=messages_of(next(iter(made.values()))), sides=sides,
                           expected=expected))
     return units

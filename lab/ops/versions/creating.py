@@ -152,7 +152,7 @@ def read_decoding(given: Mapping[str, str]) -> Decoding:
         if name not in known:
             raise LabError(f"There is no decoding setting '{name}'; there are {', '.join(known)}.")
         default = getattr(Decoding(), name)
-        value: Any = _value(text)
+        value: Any = value_of(text)
         if isinstance(default, tuple):
             value = (text.encode().decode("unicode_escape"),) if text else ()
         elif isinstance(default, str):
@@ -198,13 +198,13 @@ def _policy(given: str) -> PolicyText:
 def _engine_settings(engine: str, given: Mapping[str, Any]) -> Settings:
     if engine not in engines.names():
         raise LabError(f"There is no engine '{engine}'; the engines are {', '.join(engines.names())}.")
-    known = _settings_of(engine)
+    known = settings_of(engine)
     if unknown := [name for name in given if name not in known]:
         raise LabError(f"Engine '{engine}' has no setting '{unknown[0]}'; it has {', '.join(known)}.")
-    return {name: _value(value) if isinstance(value, str) else value for name, value in sorted(given.items())}
+    return {name: value_of(value) if isinstance(value, str) else value for name, value in sorted(given.items())}
 
 
-def _settings_of(engine: str) -> list[str]:
+def settings_of(engine: str) -> list[str]:
     """The settings that an engine's `open` takes, or, where that hands them on, the class it opens."""
     module = importlib.import_module(f"lab.engines.{engine}")
     signature = inspect.signature(module.open)
@@ -213,7 +213,7 @@ def _settings_of(engine: str) -> list[str]:
     return [name for name, p in signature.parameters.items() if p.kind is p.KEYWORD_ONLY]
 
 
-def _value(text: str) -> int | float | bool | str:
+def value_of(text: str) -> int | float | bool | str:
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     for kind in (int, float):

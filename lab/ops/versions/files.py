@@ -130,7 +130,7 @@ def index_folder(found: Retrieval, hash_: Hash = models.sha256) -> Path:
 
 def embedding_weights(model: str) -> Weights:
     """An embedding model by its files, found without opening it. Raises `LabError` when it is not here."""
-    name, _version, folder = similarity._located(model)
+    name, _version, folder = similarity.located(model)
     return Weights(name=name, sha256=similarity._weights_sha256(folder), folder=folder)
 
 
@@ -180,7 +180,7 @@ def _registered(name: str, tags: Mapping[str, str], path: Path, copy: bool, abou
 
 def _kept(path: Path) -> str:
     """Copy a file or folder into the artifact store; says where: run id and name."""
-    with tracking._sentences():
+    with tracking.sentences():
         client = tracking.writer()
         run = tracking.start_parent(client, EXPERIMENT, path.name, **{"lab.kind": "release files"})
         if path.is_dir():
@@ -200,7 +200,7 @@ def _copy(name: str, version: int) -> Path | None:
     target = models.cache_dir() / "releases" / run
     if (target / file).exists():
         return target / file
-    with tracking._sentences():
+    with tracking.sentences():
         client = store.client()
         if store.database() is not None:
             return Path(client.download_artifacts(run, file))

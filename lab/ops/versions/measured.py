@@ -128,5 +128,5 @@ def _asked(answers: Sequence[Generation], temperature: str, cautions: list[str])
 
 def _settings(trials: pd.DataFrame, engine: str) -> dict[str, Any]:
     """The engine's settings as they were measured; one that `create` does not know is none of the engine's."""
-    known = creating._settings_of(engine)
-    return {name: creating._value(text) for name in known if (text := _said(trials, name))}
+    known = creating.settings_of(engine)
+    return {name: creating.value_of(text) for name in known if (text := _said(trials, name))}

@@ -66,8 +66,8 @@ def _registered(name: str, text: str, turns: list[dict[str, str]] | None) -> Pro
     for entry in reversed(registry.entries(name)):
         if not entry.deleted and entry.tags.get(_TEXT) == text and (entry.tags.get(_KIND) == "chat") == chat:
             return _of(name, entry)
-    with tracking._sentences():
-        made = registry._uncontested(lambda: tracking.writer().register_prompt(name, turns if turns is not None else text))
+    with tracking.sentences():
+        made = registry.uncontested(lambda: tracking.writer().register_prompt(name, turns if turns is not None else text))
     return Prompt(name=name, version=int(made.version), text=text, sha256=sha256_of(text), chat=chat)
 
 

@@ -47,17 +47,17 @@ def append(name: str, tags: Mapping[str, str], *, source: str, about: str, says:
         if len(value) > LONGEST:
             raise LabError(f"The {key.removeprefix('lab.')} has {len(value):,} characters, and MLflow keeps {LONGEST:,} of one; "
                            "shorten it.")
-    with tracking._sentences():
+    with tracking.sentences():
         client = tracking.writer()
         _ensure(client, name, about)
-        made = _uncontested(lambda: client.create_model_version(
+        made = uncontested(lambda: client.create_model_version(
             name, source, tags=dict(tags), description=says[:5000] or None, await_creation_for=0))
     return int(made.version)
 
 
 def tag(name: str, number: int, key: str, value: str) -> None:
     """Set a tag of an entry: what is known about it, never what it is."""
-    with tracking._sentences():
+    with tracking.sentences():
         client = tracking.writer()
         feedback.retried(lambda: client.set_model_version_tag(name, str(number), key, value))
 
@@ -99,7 +99,7 @@ def aliases(name: str) -> dict[str, int]:
             connection.close()
     from mlflow.exceptions import MlflowException
 
-    with tracking._sentences():
+    with tracking.sentences():
         try:
             return {alias: int(number) for alias, number in store.client().get_registered_model(name).aliases.items()}
         except MlflowException as error:
@@ -111,7 +111,7 @@ def aliases(name: str) -> dict[str, int]:
 def point(name: str, wanted: Mapping[str, int | None]) -> None:
     """Make MLflow's aliases say `wanted`; None takes an alias away."""
     now = aliases(name)
-    with tracking._sentences():
+    with tracking.sentences():
         client = tracking.writer()
         for alias, number in wanted.items():
             if number is None and alias in now:
@@ -136,7 +136,7 @@ _PROMPTS = " AND tags.`mlflow.prompt.is_prompt` = 'true'"
 
 
 def _from_rest(name: str) -> list[Entry]:
-    with tracking._sentences():
+    with tracking.sentences():
         return _searched(f"name='{name}'") or _searched(f"name='{name}'{_PROMPTS}")
 
 
@@ -153,7 +153,7 @@ def _searched(which: str) -> list[Entry]:
 def _head_by_rest(name: str) -> tuple[int, int]:
     from mlflow.exceptions import MlflowException
 
-    with tracking._sentences():
+    with tracking.sentences():
         client = store.client()
         try:
             born = int(client.get_registered_model(name).creation_timestamp)
@@ -178,7 +178,7 @@ def _ensure(client: MlflowClient, name: str, about: str) -> None:
             raise
 
 
-def _uncontested(write: Callable[[], T]) -> T:
+def uncontested(write: Callable[[], T]) -> T:
     """What `write` returns; tried again when others took its number three times running, after which MLflow gives up."""
     end = time.monotonic() + PATIENCE_S
     while True:
