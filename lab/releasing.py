@@ -131,12 +131,12 @@ def promote(
     candidate: Annotated[bool, typer.Option("--candidate", help="make it the candidate instead")] = False,
     json_: Json = None,
 ) -> None:
-    """Point production at a release; what was there becomes previous. Its files are read and hashed first."""
+    """Point production at a release; what was there becomes previous. Files are hashed and its engine is opened first."""
     from lab.ops import versions
 
     summary_file.refuse(json_)
     move = versions.propose if candidate else versions.promote
-    _moved(move(which, by=by or versions.whoami(), why=why, expect=expect, force=force), json_)
+    _moved(move(which, by=by or versions.whoami(), why=why, expect=expect, force=force, opens=True), json_)
 
 
 @app.command()

@@ -40,11 +40,12 @@ def start(
     json_: Json = None,
 ) -> None:
     """Begin a rollout: power first, then the candidate gets its share of a running `lab gateway`, which watches it."""
-    from lab.ops import rollouts, versions
+    from lab.ops import requests, rollouts, versions
+    from lab.ops.requests import scores
 
     summary_file.refuse(json_)
     begun = rollouts.start(candidate, by=by or versions.whoami(), why=why, share=share, stage="shadow" if shadow else "canary",
-                           score=score, margins=_margins(margin))
+                           score=score, margins=_margins(margin), opens=True)
     one = begun.rollout
     whose = f"{one.share:.0%} of requests are asked of it too" if shadow else f"{one.share:.0%} of users get it"
     out.print(f"[bold]Rollout {one.number}[/] is on: {one.stage} of release {one.candidate} beside release {one.production}, "
@@ -55,6 +56,9 @@ def start(
     out.print("  Requests are counted of both arms together; users who come back make it take longer.", style="dim")
     if not score:
         _caution("No --score: the quality of answers is not looked at.")
+    elif not any(given.name == score for given in scores.read(requests.folder())):
+        _caution(f"No request was ever given a score '{score}'. Until requests of both arms are (`lab.ops.requests.scores.add`, "
+                 "`lab monitor score`), nothing is known of quality and the rollout cannot end well.")
     if begun.caution:
         _caution(begun.caution)
     summary_file.write(json_, {"rollout": one.as_json(), "power": [plan.said() for plan in plans]})

@@ -506,6 +506,17 @@ def _prompt(folder: Path) -> str:
     return str(folder / "other.txt")
 
 
+def test_half_a_character_is_refused_and_what_comes_after_is_answered(store: Path) -> None:
+    with Here(texts="guarded") as here:
+        refused = ask(here.port, b'{"messages": [{"role": "user", "content": "\\ud800"}]}')
+        assert refused.status == 400 and "half of a character" in refused.json["error"]["message"]
+        whole = ask(here.port, b'{"messages": [{"role": "user", "content": "\\ud83e\\udd99"}], "max_tokens": 2}')
+        assert whole.status == 200
+        until(lambda: {refused.id, whole.id} <= set(requests.frame()["request_id"]))
+    rows = requests.frame().set_index("request_id").loc[[refused.id, whole.id]]
+    assert rows["release"].nunique() == 1 and rows["release"].iloc[0].startswith("release ")  # a refusal has one too
+
+
 def test_traces_are_a_bounded_sample_and_carry_no_text(store: Path) -> None:
     from lab.ops import store as stores
     from lab.ops.gateway import trace_id

@@ -193,6 +193,14 @@ def test_later_scores_are_columns_and_the_last_one_counts(tmp_path: Path) -> Non
         scores.add([dataclasses.replace(given[0], name="a b")], tmp_path)
 
 
+def test_the_mean_of_a_score_is_that_of_all_answers_of_the_window_however_many() -> None:
+    log = checked(traffic(hours=24, per_minute=30))
+    seen = monitor.summary(log, since_s=NOW - 24 * HOUR, until_s=NOW).scores["quality"]
+    values = log["score_quality"].dropna()
+    assert seen[1] == len(values) > 20_000 and seen[0].value == pytest.approx(values.mean())
+    assert seen[0].low < values.mean() < seen[0].high
+
+
 def test_simulated_rows_are_never_mixed_with_a_log_that_is_there(tmp_path: Path) -> None:
     simulated.written(traffic(hours=0.1), tmp_path)
     with pytest.raises(LabError, match="never mixed"):

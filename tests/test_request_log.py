@@ -181,6 +181,24 @@ def test_the_language_of_an_answer_is_written_and_the_text_is_not(tmp_path: Path
     assert requests.texts(tmp_path).empty and all(b"Frankreich" not in file.read_bytes() for file in tmp_path.iterdir())
 
 
+def test_a_text_that_no_file_can_hold_is_written_with_a_mark_and_the_log_goes_on(tmp_path: Path) -> None:
+    log = requests.RequestLog(tmp_path, keep=FOREVER)
+    log.add(record(1), prompt="a\ud800b", answer="c\udfff")
+    log.close()
+    assert requests.texts(tmp_path)[["prompt", "answer"]].to_numpy().tolist() == [["a?b", "c?"]] and ids(tmp_path) == ["r1"]
+
+
+def test_a_row_that_cannot_be_written_is_told_and_ends_no_thread(tmp_path: Path) -> None:
+    told: dict[str, bool] = {}
+    log = requests.RequestLog(tmp_path, keep=FOREVER, acknowledge=lambda tokens, safe: told.update(dict.fromkeys(tokens, safe)))
+    for i, (token, model) in enumerate((("odd", "\ud800"), ("after", "m"))):
+        log.add(record(i, model=model), token=token)
+        while token not in told:
+            time.sleep(0.01)
+    log.close()
+    assert told == {"odd": False, "after": True} and ids(tmp_path) == ["r1"] and log.trouble == ""
+
+
 def test_a_full_disk_is_told_and_is_over_when_there_is_room_again(tmp_path: Path) -> None:
     told: dict[str, bool] = {}
     log = requests.RequestLog(tmp_path, keep=FOREVER,

@@ -365,7 +365,7 @@ def wait(seconds: float, condition: Callable[[], Any]) -> Any:
 
 
 def test_the_command_measures_in_a_process_of_its_own_and_writes_the_summary(fresh_store: Path, tmp_path: Path) -> None:
-    command._register()
+    command.register()
     file, out = tmp_path / "s.yaml", tmp_path / "out.json"
     file.write_text(GRID.replace("[8, 4, 16]", "[8]"))
     done = CliRunner().invoke(command.app, ["sweep", str(file), "--json", str(out)], terminal_width=200)
@@ -384,7 +384,7 @@ def test_the_command_measures_in_a_process_of_its_own_and_writes_the_summary(fre
     (["--json", "/nowhere/x.json"], "cannot be written"),
 ])
 def test_a_wrong_command_is_one_sentence(fresh_store: Path, tmp_path: Path, arguments: list[str], said: str) -> None:
-    command._register()
+    command.register()
     (tmp_path / "s.yaml").write_text(GRID)
     given_ = arguments if arguments[0].endswith(".yaml") else [str(tmp_path / "s.yaml"), *arguments]
     done = CliRunner().invoke(command.app, ["sweep", *given_])

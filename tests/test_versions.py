@@ -277,6 +277,22 @@ def test_a_move_that_cannot_be_made_is_one_sentence_and_moves_nothing(lab: Path,
     assert versions.current() == before and len(versions.history()) == 2
 
 
+def test_an_address_with_a_password_is_in_no_release(lab: Path) -> None:
+    with pytest.raises(LabError, match="Keep the key out of the URL"):
+        make(lab, model="http://u:hunter2@127.0.0.1:1/v1", engine="server")
+    assert versions.listed() == ([], []) and b"hunter2" not in b"".join(file.read_bytes() for file in lab.rglob("*.db"))
+
+
+def test_a_release_that_does_not_open_is_not_promoted_when_it_is_tried_first(lab: Path) -> None:
+    broken = make(lab, engine_settings={"context_tokens": "1"})
+    for move in (versions.promote, versions.propose):
+        with pytest.raises(LabError, match="cannot answer: its engine does not open here"):
+            move(broken.number, by="ana", why="new", opens=True)
+    forced = versions.promote(broken.number, by="ana", why="new", opens=True, force=True)
+    assert "does not open" in forced.move.defects[0]
+    assert versions.propose(make(lab, "Be long.").number, by="ana", why="works", opens=True).move.defects == ()
+
+
 def test_the_first_release_cannot_be_rolled_back(lab: Path) -> None:
     assert "nothing to roll back to" in refusal(rollback)
     promote(make(lab).number)

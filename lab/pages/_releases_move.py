@@ -105,13 +105,13 @@ def _move(action: Action, to: int | None, who: str, why: str, state: State, forc
     """Move, provided that things stand as the dialog showed them; on refusal the dialog says why and stays."""
     expect = (state.candidate if action in ("propose", "withdraw") else state.production) or 0
     try:
-        with st.spinner("Reading the files and moving"):
+        with st.spinner("Reading the files, opening the engine and moving"):
             if action == "promote":
-                moved = versions.promote(to or 0, by=who, why=why, expect=expect, force=force)
+                moved = versions.promote(to or 0, by=who, why=why, expect=expect, force=force, opens=True)
             elif action == "rollback":
                 moved = versions.rollback(by=who, why=why, expect=expect, force=force)
             elif action == "propose":
-                moved = versions.propose(to or 0, by=who, why=why, expect=expect, force=force)
+                moved = versions.propose(to or 0, by=who, why=why, expect=expect, force=force, opens=True)
             else:
                 moved = versions.withdraw(by=who, why=why, expect=expect)
     except LabError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -68,7 +69,22 @@ def read_json(body: bytes) -> dict[str, Any]:
         raise Refusal(f"The body is not valid JSON{where}; send one JSON object.") from error
     if not isinstance(read, dict):
         raise Refusal("The body is JSON but no object; send one JSON object.")
+    if _HALF.search(body) and not _is_text(read):
+        raise Refusal("The body has half of a character (a lone surrogate such as \\ud800), which no text can hold; send whole "
+                      "characters.")
     return read
+
+
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+def _is_text(read: object) -> bool:
+    """Whether all of it can be written as UTF-8."""
+    try:
+        json.dumps(read, ensure_ascii=False).encode()
+        return True
+    except UnicodeEncodeError:
+        return False
 
 
 def read_asked(given: Mapping[str, Any], served: Served, *, chat: bool, id_: str) -> Asked:

@@ -165,7 +165,7 @@ class Drift:
             return Finding(firing=False, value=found.log_evidence, limit=math.log(bound))
         after, name = values.iloc[found.began:], names.describe(self.measure)
         said = (f"{label(self.measure)} has moved {found.direction}: {name.show(float(after.mean()))} {name.unit} in the "
-                f"{after.size:,} requests since it began, {name.show(float(usual.mean()))} {name.unit} before")
+                f"{after.size:,} requests since it seems to have begun, {name.show(float(usual.mean()))} {name.unit} before")
         far = after < reference.mean if found.direction == "down" else after > reference.mean
         return Finding(firing=True, value=found.log_evidence, limit=math.log(bound), said=said, since=int(after.index[0]),
                        behind=tuple(int(i) for i in after.index[far]))
@@ -209,7 +209,7 @@ class Drift:
         moved = ", ".join(f"{name} {np.mean(usual.map(detector.named) == name):.0%} to {np.mean(after == name):.0%}"
                           for name in found.moved[:3])
         grown = found.grown or found.moved
-        said = f"{label(self.measure)} has another mix in the {after.size:,} requests since it began: {moved}"
+        said = f"{label(self.measure)} has another mix in the {after.size:,} requests since it seems to have begun: {moved}"
         return Finding(firing=True, value=found.log_evidence, limit=math.log(bound), said=said, since=int(after.index[0]),
                        behind=tuple(int(i) for i in after.index[after.isin(grown)]))
 

@@ -119,8 +119,8 @@ class App:
         """Say no, and write it down; nobody waits for that row."""
         key: Key | None = scope.get("key")
         record = LogRecord(
-            time_s=scope["wall"], request_id=scope["id"], release=scope.get("release", ""), key_hash=key.id if key else "",
-            user_hash=scope.get("user_hash", ""), arm=scope.get("arm", ""),
+            time_s=scope["wall"], request_id=scope["id"], release=scope.get("release") or self._in_force(),
+            key_hash=key.id if key else "", user_hash=scope.get("user_hash", ""), arm=scope.get("arm", ""),
             status=refusal.status, error_kind=refusal.code or refusal.kind,
             e2e_s=time.perf_counter() - scope["received"])
         if scope["path"].startswith("/v1/chat"):
@@ -128,6 +128,12 @@ class App:
             self.metrics.end(record)
         await answer(send, refusal.status, json.dumps(refusal.as_json()).encode(), JSON, (b"x-request-id", scope["id"].encode()),
                      *refusal.headers)
+
+    def _in_force(self) -> str:
+        """The release that would have answered; "" where there is none."""
+        with contextlib.suppress(Refusal):
+            return serving.name if (serving := self.loaded.now()) else ""
+        return ""
 
     # Chat
 

@@ -14,8 +14,6 @@ from lab.records import Estimate
 
 LATENCIES = ("ttft_s", "tpot_s", "e2e_s")
 QUANTILES = (50, 95, 99)
-MOST_SCORED = 20_000
-"""Scores of a window that its mean stands on, the latest; more would change the interval and not the decision."""
 CLIENT_LEFT = 499
 UNNAMED = "(no kind)"
 
@@ -158,11 +156,13 @@ def _costs(rows: pd.DataFrame) -> tuple[Cost, ...]:
 
 
 def _scores(rows: pd.DataFrame) -> dict[str, tuple[Estimate, int]]:
+    """Mean and count of every score; answers to one user are a cluster, a request without a user is its own."""
     found = {}
     for column in (str(name) for name in rows if str(name).startswith(SCORE)):
-        part = rows.loc[rows[column].notna(), [column, "user_hash", "request_id"]]
-        last = part.iloc[-MOST_SCORED:]
-        owner = [f"user {user}" if user else str(one) for user, one in zip(last["user_hash"], last["request_id"], strict=True)]
+        part = rows.loc[rows[column].notna(), [column, "user_hash"]]
         if len(part):
-            found[column.removeprefix(SCORE)] = (stats.clustered_mean(last[column], owner), len(part))
+            users, names = pd.factorize(part["user_hash"].astype(object).to_numpy())
+            nobody = np.isin(users, [i for i, name in enumerate(names) if not name])
+            owner = np.where(nobody, len(names) + np.arange(len(part)), users)
+            found[column.removeprefix(SCORE)] = (stats.clustered_mean(part[column].to_numpy(), owner.tolist()), len(part))
     return found

@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import queue
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lab.errors import LabError
 from lab.ops.requests import language
 from lab.ops.requests.hot import Hot
 from lab.ops.requests.record import row
@@ -98,7 +96,8 @@ class RequestLog:
     def _write(self, entries: Sequence[_Entry]) -> None:
         """One commit; while the log is in trouble an empty one is a probe that something can be written again."""
         tokens = [token for _, token, *_ in entries if token is not None]
-        texts = [(r.time_s, r.request_id, prompt, said) for r, _, _, prompt, said in entries if r and prompt is not None]
+        texts = [(r.time_s, r.request_id, _whole(prompt), _whole(said)) for r, _, _, prompt, said in entries
+                 if r and prompt is not None]
         try:
             if self.trouble:
                 with self._hot.transaction() as connection:
@@ -107,7 +106,7 @@ class RequestLog:
             self._hot.append([row(_spoken(r, said), guard) for r, _, guard, _, said in entries if r], texts)
             self.written += len(entries)
             self.trouble, safe = "", True
-        except (sqlite3.Error, OSError, LabError) as error:
+        except Exception as error:  # a thread that ends here would leave every later request waiting for its row
             self.failed += len(entries)
             self.trouble, safe = f"The request log cannot be written ({error})", False
         if tokens:
@@ -118,3 +117,8 @@ def _spoken(record: LogRecord, answer: str) -> LogRecord:
     """The record with the language of its answer: looked for in this thread, some 10 us a row, and the text is not kept."""
     found = "" if record.language or not answer else language.of(answer)
     return dataclasses.replace(record, language=found) if found else record
+
+
+def _whole(text: str) -> str:
+    """The text with a mark for what no file can hold (halves of characters)."""
+    return text.encode("utf-8", "replace").decode()

@@ -56,11 +56,12 @@ def current() -> Rollout | None:
 
 def start(
     candidate: str | int, *, by: str, why: str, share: float = 0.1, stage: Stage = "canary", score: str = "",
-    margins: Mapping[str, float] | None = None,
+    margins: Mapping[str, float] | None = None, opens: bool = False,
 ) -> Begun:
     """Begin: the release becomes the candidate, and from the return on gateways of this machine give it its share.
 
-    Raises `LabError` when nothing is in production, a rollout is on already, or the release cannot answer.
+    Raises `LabError` when nothing is in production, a rollout is on already, or the release cannot answer (with `opens` its
+    engine is opened to see).
     """
     now, release = versions.current(), versions.find(candidate)
     if now.production is None:
@@ -74,6 +75,8 @@ def start(
                    by=by.strip(), why=why.strip())
     if not made.by or not made.why:
         raise LabError("Every rollout is recorded with who began it and why; give both (--by, --why).")
+    if opens and (broken := versions.unopened(release)):
+        raise LabError(f"Release {release.number} cannot answer: {broken}; mend it before users get it.")
     if now.candidate != release.number:
         versions.propose(release.number, by=by, why=why)
     _append(made.as_json(), f"{stage} of release {release.number} by {by}: {why}")

@@ -20,7 +20,7 @@ from lab.ops.versions.prompts import written as write_prompt
 from lab.ops.versions.release import Model, PolicyText, Prompt, Release, Retrieval
 from lab.ops.versions.resolved import Resolved, load
 from lab.ops.versions.state import ALIASES, Alias, Move, State
-from lab.ops.versions.verify import Defect, Report, verify
+from lab.ops.versions.verify import Defect, Report, unopened, verify
 
 
 def find(reference: str | int) -> Release:
@@ -33,4 +33,4 @@ def find(reference: str | int) -> Release:
 __all__ = ["ALIASES", "Alias", "Changed", "Created", "Defect", "Difference", "Measured", "Model", "Move", "Moved", "Pointer",
            "PolicyText", "Prompt", "Release", "Report", "Resolved", "Retrieval", "State", "attach", "create", "current",
            "difference", "find", "history", "listed", "load", "mend", "numbered", "promote", "propose", "rollback", "said",
-           "strayed", "summary", "trials", "verify", "whoami", "withdraw", "write_prompt"]
+           "strayed", "summary", "trials", "unopened", "verify", "whoami", "withdraw", "write_prompt"]

@@ -48,6 +48,9 @@ def create(
     `prompt` is a file or NAME@VERSION, `model` a catalogue name, path or URL, `policy` a name or file, `index` the folder of
     a saved retrieval index with its `embedding` model. `runs` are trials that measured this. Raises `LabError`.
     """
+    for text in (model, *map(str, (engine_settings or {}).values())):
+        if engines.is_url(text):
+            engines.refuse_url(text)
     settings = _engine_settings(engine, engine_settings or {})
     how = decoding if isinstance(decoding, Decoding) else read_decoding(decoding)
     if bool(embedding) != bool(index):

@@ -36,15 +36,18 @@ def history() -> list[Move]:
     return state.replay(registry.entries(NAME), born) if head else []
 
 
-def promote(reference: str | int, *, by: str, why: str, expect: int | None = None, force: bool = False) -> Moved:
+def promote(
+    reference: str | int, *, by: str, why: str, expect: int | None = None, force: bool = False, opens: bool = False,
+) -> Moved:
     """Point `production` at a release and `previous` at the one before it; a candidate that is promoted is none any more.
 
     `expect` is the release that must be in production for it to happen (0: none). Every file is read and hashed
-    first; a broken release raises `LabError`, unless `force`, which is recorded with the defects.
+    first, and with `opens` its engine is opened and gives a token; a broken release raises `LabError`, unless `force`, which
+    is recorded with the defects.
     """
     now = current()
     release = creating.find(reference, now)
-    defects = _checked(release, files.hashed, force)
+    defects = _checked(release, files.hashed, force, opens)
     return _move("promote", release, by=by, why=why, expect=expect, force=force, defects=defects)
 
 
@@ -68,10 +71,13 @@ def rollback(*, by: str, why: str, expect: int | None = None, force: bool = Fals
     return _move("rollback", release, by=by, why=why, expect=now.production, force=force, defects=defects)
 
 
-def propose(reference: str | int, *, by: str, why: str, expect: int | None = None, force: bool = False) -> Moved:
-    """Point `candidate` at a release, to be compared with the one in production. `expect` is the candidate until now."""
+def propose(
+    reference: str | int, *, by: str, why: str, expect: int | None = None, force: bool = False, opens: bool = False,
+) -> Moved:
+    """Point `candidate` at a release, to be compared with the one in production. `expect` is the candidate until now; the rest
+    is as in `promote`."""
     release = creating.find(reference, current())
-    defects = _checked(release, models.sha256, force)
+    defects = _checked(release, models.sha256, force, opens)
     return _move("candidate", release, by=by, why=why, expect=expect, force=force, defects=defects)
 
 
@@ -167,8 +173,10 @@ def _follow(now: State) -> None:
         raise failed
 
 
-def _checked(release: Release, hash_: files.Hash, force: bool) -> tuple[str, ...]:
+def _checked(release: Release, hash_: files.Hash, force: bool, opens: bool = False) -> tuple[str, ...]:
     defects = tuple(verify.serving_defects(release, hash_=hash_))
+    if opens and not defects and (why := verify.unopened(release)):
+        defects = (why,)
     if defects and not force:
         more = f" (and {len(defects) - 1} more defects)" if len(defects) > 1 else ""
         raise LabError(f"Release {release.number} cannot answer: {defects[0].rstrip('.')}{more}; `lab release verify "

@@ -59,6 +59,12 @@ def serving_defects(release: Release, *, hash_: Hash = models.sha256) -> list[st
     return [d.sentence for d in _report(release, _quick(release, hash_)).defects if d.serving]
 
 
+def unopened(release: Release) -> str:
+    """Why the engine of `release` does not open with its settings and give a token here, in a sentence; "" where it does."""
+    found = [d.sentence for d in _report(release, [("one token", lambda: _token(release))]).defects]
+    return f"its engine does not open here ({found[0].rstrip('.')})" if found else ""
+
+
 Check = tuple[str, Callable[[], str]]
 """A part, and what proves it: returns what was proven, raises `LabError` with the defect."""
 
