@@ -149,7 +149,7 @@ def test_both_pages_show_without_an_error_and_ask_nobody_else(
     assert (seen.failed(), seen.outside) == ([], [])
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", [pytest.param(WIDTHS[0], marks=pytest.mark.slow), WIDTHS[1]])
 def test_every_page_opens_without_an_error_and_fits_the_screen(
     address: str, browser: Browser, watched: type[Watched], width: int
 ) -> None:

@@ -86,6 +86,7 @@ def test_knowledge_that_thins_out_evenly_gets_no_year(dated: Write, fresh_store:
     assert done.verdict is not None and done.verdict.chosen is None and "cannot be told from thinning out" in done.verdict.decision
 
 
+@pytest.mark.slow
 @real
 def test_documents_confirm_an_end_and_help_after_it(dated: Write, fresh_store: Path) -> None:
     config = Cutoff(engine="scripted", model="knows-2014", sets=(dated(),), items=0)

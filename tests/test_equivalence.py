@@ -170,6 +170,7 @@ def test_labels_that_teach_nothing_are_refused(labels: list[bool], groups: objec
         equivalence.fit_threshold(np.linspace(0, 1, 10), labels, groups)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @real
 @pytest.mark.parametrize("name", ["nq_open_judged"])
 def test_on_peoples_judgements_it_is_better_than_a_constant_guess(name: str) -> None:

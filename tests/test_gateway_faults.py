@@ -82,6 +82,7 @@ def test_a_process_that_stands_still_is_killed_and_replaced(store: Path) -> None
         gateways.close()
 
 
+@pytest.mark.slow
 def test_a_supervisor_that_is_killed_takes_its_processes_with_it(store: Path) -> None:
     gateways = Processes(store)
     workers = gateways.workers

@@ -211,6 +211,7 @@ def test_two_raters_in_two_browsers_at_once_lose_nothing_and_alpha_is_the_packag
     assert wrong == [] and ann.seen.outside == bob.seen.outside == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium or chrome on the path")
 def test_side_by_side_is_rated_undone_and_noted_with_the_keyboard_alone(address, browser) -> None:
     task = ratings.create(two_models(), items=3, kind="pairs")

@@ -80,6 +80,7 @@ def test_a_run_is_started_followed_and_found_in_the_store(home: Path) -> None:
     assert "Performance" in text(page()) and "finished" in text(page())
 
 
+@pytest.mark.slow
 def test_a_second_run_is_refused_while_one_works_and_a_stopped_one_keeps_what_it_measured(home: Path) -> None:
     one = started.start("performance", {**SHORT, "repeats": "400"})
     with pytest.raises(LabError, match="still working"):
