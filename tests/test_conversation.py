@@ -262,3 +262,16 @@ def test_a_real_model_calls_a_tool_that_can_be_read_and_answers_with_what_it_sai
         assert isinstance(exchange.generation.request, Request)
     finally:
         engine.close()
+
+
+def test_tokens_that_a_server_drafted_in_one_step_are_one_piece() -> None:
+    engine = open_engine("server", "markov", engine="scripted", draft="session_ngram", draft_tokens=4)
+    try:
+        exchange = Conversation(engine, safety.Chain(safety.parse(RULES)), decoding=Decoding(max_tokens=200, ignore_eos=True)).ask("go on")
+        "".join(exchange)
+    finally:
+        engine.close()
+    assert exchange.generation is not None and exchange.generation.usage.accepted_tokens
+    assert max(count for _, count in exchange.steps) > 1
+    assert "".join(text for text, _ in exchange.steps) == exchange.original
+    assert sum(count for _, count in exchange.steps) == len(exchange.generation.tokens_at_s)

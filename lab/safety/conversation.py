@@ -230,8 +230,7 @@ class Exchange:
         try:
             for chunk in chunks:
                 seen.append(chunk)
-                if chunk.tokens or chunk.text:
-                    self.steps.append((chunk.text, len(chunk.tokens)))
+                self._step(chunk, seen[-2] if len(seen) > 1 else None)
                 if chunk.text:
                     yield chunk.text
                 if self._stopped:
@@ -244,6 +243,16 @@ class Exchange:
             self.generation = dataclasses.replace(self.generation, finish_reason="error", error="the answer broke off")
             self.problem = "The answer broke off before its end; ask again, or look at the server's own log."
         self.stage = "second look"
+
+    def _step(self, chunk: Chunk, before: Chunk | None) -> None:
+        """Note what one step of the engine gave; a server sends the tokens of a step one by one, and they arrive together."""
+        if not (chunk.tokens or chunk.text):
+            return
+        if self.steps and before is not None and chunk.at_s == before.at_s:
+            text, count = self.steps.pop()
+            self.steps.append((text + chunk.text, count + len(chunk.tokens)))
+        else:
+            self.steps.append((chunk.text, len(chunk.tokens)))
 
 
 def _generation(request: Request, seen: Sequence[Chunk], sent_s: float, cpu_s: float) -> Generation:
