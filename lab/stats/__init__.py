@@ -274,10 +274,13 @@ def _scored(values: ArrayLike) -> tuple[Floats, int]:
 
 def _clustered(values: ArrayLike, clusters: Iterable[Hashable]) -> tuple[Floats, NDArray[np.intp]]:
     """The scored values with the number of each one's cluster, counted from 0 without gaps."""
-    array, names = np.asarray(values, dtype=np.float64).ravel(), list(clusters)
+    array = np.asarray(values, dtype=np.float64).ravel()
+    names = clusters if isinstance(clusters, np.ndarray) and clusters.dtype.kind in "iu" else list(clusters)
     if array.size != len(names):
         raise LabError(f"There are {array.size} values and {len(names)} clusters; give one cluster for each value.")
     scored = ~np.isnan(array)
+    if isinstance(names, np.ndarray):  # numbers are told apart at once
+        return array[scored], np.unique(names[scored], return_inverse=True)[1]
     number: dict[Hashable, int] = {}
     owner = [number.setdefault(name, len(number)) for name, keep in zip(names, scored, strict=True) if keep]
     return array[scored], np.asarray(owner, dtype=np.intp)

@@ -164,5 +164,5 @@ def _scores(rows: pd.DataFrame) -> dict[str, tuple[Estimate, int]]:
             users, names = pd.factorize(part["user_hash"].astype(object).to_numpy())
             nobody = np.isin(users, [i for i, name in enumerate(names) if not name])
             owner = np.where(nobody, len(names) + np.arange(len(part)), users)
-            found[column.removeprefix(SCORE)] = (stats.clustered_mean(part[column].to_numpy(), owner.tolist()), len(part))
+            found[column.removeprefix(SCORE)] = (stats.clustered_mean(part[column].to_numpy(), owner), len(part))
     return found
