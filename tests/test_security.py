@@ -54,7 +54,7 @@ def test_every_server_listens_on_this_machine_unless_told_otherwise() -> None:
     assert "host" not in inspect.signature(command.history).parameters and GatewaySettings().host == "127.0.0.1"
 
 
-@pytest.mark.parametrize("host", ELSEWHERE)
+@pytest.mark.parametrize("host", filter(None, ELSEWHERE))
 @pytest.mark.parametrize("words", [["dashboard"], ["serve", "markov", "--engine", "scripted"], ["gateway"]], ids=lambda w: w[0])
 def test_no_server_opens_to_other_machines_without_a_key(words: list[str], host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(door.KEY, raising=False)

@@ -267,8 +267,8 @@ def parse(kind: Any, text: str, field: str) -> Any:
     return text
 
 
-_ADDRESS = re.compile(r"https?://[^\s,#+]+")
-_USER = re.compile(r"https?://[^\s/]*@")
+_USER = re.compile(r"://[^\s/]*@")
+"""A password may have a comma or a # in it, as an address should not."""
 _ASKED = ("engine", "model", "judge", "url")
 """Fields that have one of these words in their name may hold the address of a server."""
 
@@ -283,12 +283,13 @@ def refuse_secrets(experiment: Experiment) -> None:
 
 def refuse_secret(field: str, text: object) -> None:
     """Raise `LabError` if `text`, the value of a field, holds an address with a secret in it."""
-    for url in _ADDRESS.findall(text) if isinstance(text, str) else ():
-        if _USER.search(str(text)):  # of the whole text: a password may have a comma
-            raise LabError(f"--{_flag(field)} has a user or password in an address, and everything given is recorded; put the "
-                           "key into an environment variable and name it with --key-env.")
-        if engines.is_url(str(text)) and any(word in field for word in _ASKED):
-            engines.refuse_url(str(text))
+    if not isinstance(text, str) or "://" not in text:
+        return
+    if _USER.search(text):
+        raise LabError(f"--{_flag(field)} has a user or password in an address, and everything given is recorded; put the key "
+                       "into an environment variable and name it with --key-env.")
+    if engines.is_url(text) and any(word in field for word in _ASKED):
+        engines.refuse_url(text)
 
 
 def shown(value: Any) -> str:
