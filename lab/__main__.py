@@ -81,10 +81,12 @@ def list_() -> None:
     from lab import engines
     from lab.ops import store
 
-    for name in experiments.names():
+    for name in experiments.sound():
         cls = experiments.find(name)
         out.print(f"[bold]{name}[/]  {experiments.question_of(cls)}")
         out.print(f"    lab run {name}  " + "  ".join(f"--{_flag(f.name)}" for f in dataclasses.fields(cls)), style="dim")
+    for sentence in experiments.broken().values():
+        out.print(f"  [yellow]Caution[/]  {escape(sentence)}", soft_wrap=True)
     out.print(f"\nengines  {', '.join(engines.names())}")
     out.print(f"store    {store.shown()}", soft_wrap=True)
 
@@ -199,7 +201,7 @@ def demo(
     if engine not in ("llama_cpp", "scripted"):
         raise LabError(f"The demo runs on 'llama_cpp' or 'scripted', not on '{engine}'.")
     summary_file.refuse(json_)
-    names = ["performance"] if engine == "scripted" else [n for n in experiments.names() if _has_demo(n)]
+    names = ["performance"] if engine == "scripted" else [n for n in experiments.sound() if _has_demo(n)]
     done = []
     for name in names:
         cls = experiments.find(name)
@@ -484,7 +486,10 @@ def _metavar(kind: str) -> str:
 
 def register(asked: Sequence[str] = ()) -> None:
     """Make a command of every experiment and bench, and of a file of the user's own that is `asked` for (`run ./mine.py`)."""
-    for name in experiments.names():
+    sound = experiments.sound()
+    if len(asked) > 1 and asked[0] == "run" and asked[1] in experiments.names() and asked[1] not in sound:
+        experiments.find(asked[1])  # raises the sentence that says what is wrong with its file
+    for name in sound:
         running_app.command(name)(_experiment_command(name))
     if len(asked) > 1 and asked[0] == "run" and asked[1].endswith(".py"):
         own = experiments.name_of(experiments.load(Path(asked[1])))

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 
-from lab.addresses import loopback
+from lab.addresses import loopback, refuse_empty
 from lab.errors import LabError
 
 KEY = "LAB_DASHBOARD_KEY"
@@ -22,6 +22,7 @@ _turn = threading.Lock()
 
 def refuse(host: str) -> None:
     """Raise `LabError` if a dashboard on `host` would be open to other machines without a key, or its key can be guessed."""
+    refuse_empty(host)
     given = os.environ.get(KEY, "")
     if not given and not loopback(host):
         raise LabError(f"Without a key the dashboard listens on 127.0.0.1 only, not on {host}; set {KEY} to {LEAST} characters "

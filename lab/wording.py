@@ -65,11 +65,11 @@ def labels(runs: pd.DataFrame) -> dict[str, str]:
 
 
 def question(experiment: str) -> str:
-    """The question an experiment answers; empty for a run of an experiment that is not here any more."""
+    """The question an experiment answers, or why it cannot be loaded; empty where it is not here any more."""
     try:
         return experiments.question_of(experiments.find(experiment))
-    except LabError:
-        return ""
+    except LabError as error:
+        return str(error) if experiment in experiments.names() else ""
     except Exception as error:  # one experiment being written must not take the pages of the others away
         return f"This experiment cannot be loaded ({type(error).__name__}: {error})."
 

@@ -125,10 +125,15 @@ def test_the_shipped_price_book_is_read_and_says_which_it_is() -> None:
     ("machine: box", "machine: box, input_usd: 1.0", "by its machine or by its tokens"),
     ("input_usd: 1.0, ", "", "'plain' has no 'input_usd'"), ("output_usd: 4.0", "output_usd: .nan", "an amount from 0 up"),
     ("output_usd: 4.0", "output_usd: much", "output_usd"), ("prices: test", "price: test", "price"),
+    ("prices: test", "prices: &a test\nb: *a", "which a price book cannot have"),
 ])
 def test_an_error_in_the_price_book_is_one_sentence_with_its_place(old: str, new: str, error: str) -> None:
     with pytest.raises(LabError, match=error):
         cost.parse(BOOK.replace(old, new), "prices.yaml")
+
+
+def test_a_price_that_yaml_takes_for_text_is_a_number() -> None:
+    assert cost.parse(BOOK.replace("output_usd: 4.0", "output_usd: 1e-7"), "prices.yaml").prices["plain"].output_usd == 1e-7
 
 
 def test_a_price_book_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -319,6 +319,14 @@ def test_a_bad_key_file_is_refused_in_a_sentence(text: str, word: str) -> None:
         keys.parse(text)
 
 
+def test_a_limit_of_a_key_that_yaml_takes_for_text_is_a_number_and_errors_name_the_line() -> None:
+    entry = f"keys:\n - name: 1e5\n   sha256: {'a' * 64}\n   tokens_per_minute: 6e4\n   budget_usd: 1e-7\n"
+    (key,) = keys.parse(entry).all
+    assert (key.name, key.tokens_per_minute, key.budget_usd) == ("1e5", 60_000, 1e-7) and isinstance(key.tokens_per_minute, int)
+    with pytest.raises(LabError, match="line 5: 'budget_usd' must be a number, not 'little'"):
+        keys.parse(entry.replace("1e-7", "little"))
+
+
 def test_a_fresh_key_opens_the_door_that_its_entry_describes() -> None:
     key, entry = keys.fresh("it's mine")
     found = keys.parse("keys:\n" + entry)

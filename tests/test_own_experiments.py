@@ -6,11 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sample_store
+from streamlit.testing.v1 import AppTest
+from typer.testing import CliRunner
 
-from lab import experiments, report, running
+from lab import __main__ as command
+from lab import experiments, report, running, wording
 from lab.errors import LabError
 from lab.ops import history, store
 
+APP = Path(__file__).parent.parent / "app.py"
 TEXT = '''"""Is it so?"""
 import dataclasses
 from lab.experiments import Experiment, option
@@ -83,6 +88,37 @@ def test_a_mistake_in_the_file_is_a_sentence(tmp_path: Path, name: str, text: st
     with pytest.raises(LabError, match=said):
         experiments.load(file)
     assert name not in experiments.names() or name == "quality"
+
+
+def test_one_broken_file_takes_no_other_away(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in (("astray", "import nope\n"), ("leaving", "raise SystemExit\n"), ("quality", TEXT)):
+        (mine.parent / f"{name}.py").write_text(text)
+    monkeypatch.setenv("LAB_EXPERIMENTS_DIR", str(mine.parent))
+    command.register(["list"])
+    shown = " ".join(CliRunner().invoke(command.app, ["list"], catch_exceptions=False).output.split())
+    assert all(f"lab run {name} " in shown for name in ("my_question", "quality", "performance")) and "lab run astray" not in shown
+    assert shown.count("Caution") == 3 and "astray.py, line 1 cannot be run (ModuleNotFoundError" in shown
+    with pytest.raises(LabError, match="astray.py, line 1 cannot be run"):
+        command.register(["run", "astray"])
+    assert "cannot be run" in wording.question("astray") and wording.find("astray") is None
+
+
+@pytest.mark.parametrize("name", ["overview", "compare", "run"])
+def test_the_pages_survive_a_broken_file(mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    (mine.parent / "astray.py").write_text("import nope\n")
+    monkeypatch.setenv("LAB_EXPERIMENTS_DIR", str(mine.parent))
+    (tmp_path / "mlruns").mkdir()
+    with sample_store.at(tmp_path):
+        app = AppTest.from_file(str(APP), default_timeout=60).run()
+        if name != "overview":
+            app.query_params["experiment"] = "astray"
+            app.switch_page(f"lab/pages/{name}.py").run()
+        assert not app.exception, app.exception
+        shown = " ".join(str(part.value) for part in [*app.warning, *app.error, *app.caption]).replace("\\", "")
+        assert "astray.py, line 1 cannot be run" in shown
+        if name == "run":
+            app.selectbox[0].set_value("my_question").run()
+            assert not app.exception and app.code[0].value == "lab run my_question"
 
 
 def test_a_file_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:

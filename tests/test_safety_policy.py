@@ -25,7 +25,8 @@ def test_every_policy_that_ships_makes_a_chain_and_knows_its_version(name: str) 
 
 
 @pytest.mark.parametrize(("text", "line", "says"), [
-    ("", 1, "must be a mapping"),
+    ("", 1, "a policy must be a mapping"), (HEAD + "rules: [5]", 3, "entry 1 of 'rules' must be a mapping"),
+    (HEAD + "rules: []\ntools:\n  rm: 5", 5, "'rm' must be a mapping"),
     ("policy: mine\nversion: 1\n", 1, "'rules' is missing"),
     ("policy: mine\nversion: one\nrules: []", 2, "must be a whole number"),
     ("policy: mine\nversion: true\nrules: []", 2, "must be a whole number"),
@@ -57,6 +58,15 @@ def test_a_broken_policy_is_one_sentence_with_line_and_remedy(text: str, line: i
     assert says in said
     assert said.endswith(".")
     assert "\n" not in said
+
+
+def test_a_number_that_yaml_takes_for_text_is_a_number_and_a_text_stays_one() -> None:
+    made = safety.parse(HEAD.replace("version: 1", "version: 1e0") + "rules:\n  - {name: 1e3, guard: personal, on: [input], "
+                        "action: redact, timeout_s: 5e-1}")
+    assert made.version == 1 and made.rules[0].timeout_s == 0.5 and made.rules[0].name == "1e3"
+    assert guards.make("topics", {"threshold": "5e-1"})
+    with pytest.raises(LabError, match="whole number"):
+        safety.parse(HEAD.replace("version: 1", "version: 1e-1") + "rules: []")
 
 
 @pytest.mark.parametrize(("settings", "says"), [

@@ -54,12 +54,20 @@ def test_every_server_listens_on_this_machine_unless_told_otherwise() -> None:
     assert "host" not in inspect.signature(command.history).parameters and GatewaySettings().host == "127.0.0.1"
 
 
-@pytest.mark.parametrize("host", ELSEWHERE)
+@pytest.mark.parametrize("host", filter(None, ELSEWHERE))
 @pytest.mark.parametrize("words", [["dashboard"], ["serve", "markov", "--engine", "scripted"], ["gateway"]], ids=lambda w: w[0])
 def test_no_server_opens_to_other_machines_without_a_key(words: list[str], host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(door.KEY, raising=False)
     done = CliRunner().invoke(command.app, [*words, "--host", host, "--port", "1"])
     assert isinstance(done.exception, LabError) and "Without" in str(done.exception) and "key" in str(done.exception)
+
+
+@pytest.mark.parametrize("key", ["", KEY])
+@pytest.mark.parametrize("words", [["dashboard"], ["serve", "markov", "--engine", "scripted"], ["gateway"]], ids=lambda w: w[0])
+def test_no_server_listens_on_an_empty_address(words: list[str], key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(door.KEY, key)
+    done = CliRunner().invoke(command.app, [*words, "--host", "", "--port", "1"])
+    assert isinstance(done.exception, LabError) and "The address to listen on is empty" in str(done.exception)
 
 
 def test_a_key_that_can_be_guessed_is_no_key(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from lab.ops import history, tracking
 from lab.records import Estimate
 from lab.sweep import code, evidence, running, search, spec
 from lab.sweep.attempt import Ended, Job
+from lab.sweep.local import Local
 from lab.sweep.record import Record, Tried
 from lab.sweep.running import Sweep
 
@@ -104,6 +105,8 @@ WRONG = [
     ("experiment: performance\ngrid: {threads: [1]}\nobjective: [ttft_s, ttft_s]", "the same measure"),
     ("experiment: performance\ngrid: {threads: [1]}\nobjective: ttft_s\nseed: -1", "negative"),
     ("experiment: performance\ngrid: {threads: [1]}\nobjective: ttft_s\nsteps: 3", "there is no key 'steps'"),
+    ("- 1", "a sweep must be a mapping"),
+    ("experiment: &a performance\ngrid: {threads: [*a]}", "an alias (*), which a sweep cannot have"),
     ("experiment: performance\ngrid: {threads: [1\nobjective: ttft_s", "this is no YAML"),
 ]
 
@@ -114,6 +117,31 @@ def test_a_malformed_spec_is_one_sentence_with_its_line(text: str, said: str) ->
         spec.parse(text)
     sentence = str(raised.value)
     assert said in sentence and re.match(r"sweep.yaml, line \d+: ", sentence) and sentence.count("\n") == 0
+
+
+@pytest.mark.parametrize("text", [
+    "experiment: quality\nfixed: {models: 'http://u:pw@h/v1'}\ngrid: {items: [10]}\nobjective: ttft_s",
+    "experiment: quality\nfixed: {models: 'http://u:p,w@h/v1'}\ngrid: {items: [10]}\nobjective: ttft_s",
+    "experiment: quality\ngrid: {models: [smollm2-135m, [smollm2-135m, 'http://u:pw@h/v1']]}\nobjective: ttft_s",
+    "experiment: performance\noptuna: {engine: ['https://u:pw@h']}\ntrials: 1\nobjective: ttft_s",
+    "experiment: performance\ngrid: {engine: ['https://h/v1?key=pw']}\nobjective: ttft_s",
+    "experiment: performance\ngrid: {threads: [1]}\nobjective: {measure: ttft_s, of: 'http://u:pw@h'}",
+])
+def test_a_secret_in_a_spec_is_refused_before_anything_is_written(fresh_store: Path, tmp_path: Path, text: str) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text(text)
+    command.register()
+    done = CliRunner().invoke(command.app, ["sweep", str(file)])
+    said = str(done.exception)
+    assert isinstance(done.exception, LabError) and re.match(r"s.yaml, line \d+: ", said) and "pw" not in said, said
+    assert not any("pw@" in path.read_text(errors="replace") for path in fresh_store.rglob("*") if path.is_file())
+    assert history.frame("sweep").empty
+
+
+def test_a_number_that_yaml_takes_for_text_is_a_number() -> None:
+    made = spec.parse("experiment: batching\nrandom: {cv: {low: 1e-7, high: 1e1}}\ntrials: 2e0\nlimit_s: 1e3\nobjective: ttft_s")
+    assert made.over["cv"] == spec.Range(low=1e-7, high=10)
+    assert made.trials == 2 and made.limit_s == 1000
 
 
 def test_a_value_means_the_same_however_yaml_has_it() -> None:
@@ -268,6 +296,46 @@ def test_a_point_that_the_experiment_refuses_fails_at_once_and_one_that_it_refus
     assert workers.started == [(0, 1)] and done.tried[1].state == "failed" and "at least 1 token" in done.tried[1].why
     with pytest.raises(LabError, match="refuses every point"):
         running.run(spec.parse(GRID.replace("[8, 4, 16]", "[0, -1]")), workers)
+
+
+REFUSING = '''"""Is it so?"""
+import dataclasses
+from lab.errors import LabError
+from lab.experiments import Experiment, option
+from lab.records import Trial, Verdict
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Refusing(Experiment):
+    """Is it so?"""
+    when: str = option("never", "when it refuses")
+    def check(self):
+        if self.when == "check":
+            raise LabError("Not like this, said before.")
+    def run(self):
+        if self.when == "beginning":
+            raise LabError("Not like this, said at the beginning.")
+        yield Trial(name="a", settings={}, measures={"ttft_s": 1.0})
+        raise LabError("Broken off.")
+    def verdict(self, trials):
+        return Verdict(decision="None.")
+'''
+
+
+@pytest.mark.parametrize(("when", "refused"), [
+    ("check, beginning", True), pytest.param("later", False, marks=pytest.mark.slow)])
+def test_what_the_experiment_refuses_is_recorded_at_once_and_what_breaks_off_is_tried_again(
+        fresh_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str, refused: bool) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "refusing.py").write_text(REFUSING)
+    monkeypatch.setenv("LAB_EXPERIMENTS_DIR", str(tmp_path / "own"))
+    monkeypatch.setattr(experiments, "_OWN", {})
+    said: list[str] = []
+    done = running.run(spec.parse(f"experiment: refusing\ngrid: {{when: [{when}]}}\nobjective: ttft_s"), Local(),
+                       say=said.append)
+    assert len(done.tried) == len(when.split())
+    for tried in done.tried:
+        assert (tried.state, tried.attempts, "Not like this" in tried.why) == ("failed", 1 if refused else 2, refused)
+    assert any("died" in line for line in said) != refused and any(": refused: " in line for line in said) == refused
 
 
 def test_an_objective_that_nothing_measures_ends_the_sweep_with_what_is_measured(fresh_store: Path) -> None:

@@ -137,6 +137,24 @@ def find(name: str) -> type[Experiment]:
     return _only(importlib.import_module(f"{__name__}.{name}"), f"lab/experiments/{name}.py")
 
 
+def broken() -> dict[Path, str]:
+    """The user's own files that cannot be loaded, each with its sentence. Files that were not loaded before are run."""
+    found = {}
+    for file in _own_files():
+        try:
+            if file.stem not in _OWN:
+                load(file)
+        except LabError as error:
+            found[file] = str(error)
+    return found
+
+
+def sound() -> list[str]:
+    """Those of `names` that can be loaded: one broken file of the user's own takes no other away."""
+    broken()
+    return sorted({*_shipped(), *_OWN})
+
+
 def load(file: Path) -> type[Experiment]:
     """The config class in a file of the user's own, known by the file's name from then on. The file is run as Python.
 
@@ -156,7 +174,7 @@ def load(file: Path) -> type[Experiment]:
         spec.loader.exec_module(module)
     except LabError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         line = _line_of(error, file)
         raise LabError(f"{file}{line} cannot be run ({type(error).__name__}: {error}); mend it.") from error
     _OWN[name] = _only(module, str(file))
@@ -183,7 +201,7 @@ def _only(module: types.ModuleType, place: str) -> type[Experiment]:
     return found[0]
 
 
-def _line_of(error: Exception, file: Path) -> str:
+def _line_of(error: BaseException, file: Path) -> str:
     if isinstance(error, SyntaxError):
         return f", line {error.lineno}"
     frames = [one.tb_lineno for one in _frames(error.__traceback__) if one.tb_frame.f_code.co_filename == str(file.resolve())]
@@ -249,7 +267,8 @@ def parse(kind: Any, text: str, field: str) -> Any:
     return text
 
 
-_ADDRESS = re.compile(r"https?://[^\s,#+]+")
+_USER = re.compile(r"://[^\s/]*@")
+"""A password may have a comma or a # in it, as an address should not."""
 _ASKED = ("engine", "model", "judge", "url")
 """Fields that have one of these words in their name may hold the address of a server."""
 
@@ -259,12 +278,18 @@ def refuse_secrets(experiment: Experiment) -> None:
     for field in dataclasses.fields(experiment):
         value = getattr(experiment, field.name)
         for text in value if isinstance(value, tuple) else (value,):
-            for url in _ADDRESS.findall(text) if isinstance(text, str) else ():
-                if "@" in url.split("/")[2]:
-                    raise LabError(f"--{_flag(field.name)} has a user or password in an address, and everything given is "
-                                   "recorded; put the key into an environment variable and name it with --key-env.")
-                if engines.is_url(text) and any(word in field.name for word in _ASKED):
-                    engines.refuse_url(text)
+            refuse_secret(field.name, text)
+
+
+def refuse_secret(field: str, text: object) -> None:
+    """Raise `LabError` if `text`, the value of a field, holds an address with a secret in it."""
+    if not isinstance(text, str) or "://" not in text:
+        return
+    if _USER.search(text):
+        raise LabError(f"--{_flag(field)} has a user or password in an address, and everything given is recorded; put the key "
+                       "into an environment variable and name it with --key-env.")
+    if engines.is_url(text) and any(word in field for word in _ASKED):
+        engines.refuse_url(text)
 
 
 def shown(value: Any) -> str:

@@ -107,8 +107,8 @@ _MODEL = {"provider": str, "machine": str, **_TOKENS}
 
 def parse(text: str, file: str = "prices", sha256: str = "") -> PriceBook:
     """A price book from YAML text."""
-    values, where = lines.read(text, file)
-    seen = Checked(file, where)
+    values, where = lines.read(text, file, "a price book")
+    seen = Checked(file, where, "a price book")
     top = seen.mapping(values, (), _BOOK, needed=("prices", "version", "models"))
     if top["version"] < 1:
         raise seen.error(("version",), f"the version is {top['version']}; count from 1")

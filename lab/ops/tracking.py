@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
+class Unwritten(LabError):
+    """The store refused; what was to be written was right."""
+
+
 TAG_CHARACTERS = 5000
 """MLflow cuts a longer tag off, and half a JSON document is none."""
 
@@ -295,12 +299,12 @@ def sentences() -> Iterator[None]:
     except LabError:
         raise
     except OSError as error:
-        raise LabError(f"The run cannot be written to {store.shown()} ({error.strerror or error}); free the disk or the "
+        raise Unwritten(f"The run cannot be written to {store.shown()} ({error.strerror or error}); free the disk or the "
                        "permission, or set MLFLOW_TRACKING_URI to another store.") from error
     except Exception as error:
         if type(error).__module__.split(".")[0] not in ("mlflow", "sqlalchemy", "sqlite3", "alembic", "requests"):
             raise
         first: Any = str(error).strip().splitlines() or [type(error).__name__]
         said = store.without_secrets(first[0])[:200]
-        raise LabError(f"The MLflow store at {store.shown()} refused ({said}); check that it is reachable, "
+        raise Unwritten(f"The MLflow store at {store.shown()} refused ({said}); check that it is reachable, "
                        "writable and not full, or set MLFLOW_TRACKING_URI to another one.") from error

@@ -64,9 +64,12 @@ def _nothing() -> None:
     st.markdown("Measure a small model on this machine, in a few minutes:")
     st.code("lab demo", language="bash")
     st.markdown("Or run one experiment:")
-    st.code("\n".join(f"lab run {name}" for name in experiments.names()), language="bash")
-    for name in experiments.names():
+    sound = experiments.sound()
+    st.code("\n".join(f"lab run {name}" for name in sound), language="bash")
+    for name in sound:
         st.markdown(f"- **{wording.plain(name.replace('_', ' ').capitalize())}**: {wording.plain(wording.question(name))}")
+    for sentence in experiments.broken().values():
+        st.warning(wording.plain(sentence))
     st.caption(wording.plain(f"The runs are read from {store.shown()}"))
     _overview_news.state()
 

@@ -102,8 +102,8 @@ _TOOL = {"roles": list, "schema": dict, "calls_per_session": int, "confirm": boo
 
 def parse(text: str, file: str = "policy", sha256: str = "") -> Policy:
     """A policy from YAML text."""
-    values, where = lines.read(text, file)
-    checked = _Reading(file, where)
+    values, where = lines.read(text, file, "a policy")
+    checked = _Reading(file, where, "a policy")
     top = checked.mapping(values, (), _POLICY, needed=("policy", "version", "rules"))
     if top["version"] < 1:
         raise checked.error(("version",), f"the version is {top['version']}; count from 1")

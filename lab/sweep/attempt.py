@@ -19,7 +19,7 @@ from pathlib import Path
 import lab
 
 REFUSED, FAILED, INTERRUPTED, OTHER_CODE = 3, 2, 130, 4
-"""How the process ends: it refused the point before it measured, it failed with a sentence, it was interrupted, or its
+"""How the process ends: it refused the point before it measured a trial, it failed with a sentence, it was interrupted, or its
 code is not that of the sweep."""
 _PATIENCE_S = 30.0
 _SLICE_S = 0.5

@@ -14,11 +14,15 @@ import threading
 from pathlib import Path
 
 from lab import experiments
+from lab.engines.http.client import Broken, Busy
 from lab.engines.http.running import end_with
 from lab.errors import LabError
 from lab.ops import tracking
 from lab.sweep import code
 from lab.sweep.attempt import FAILED, INTERRUPTED, OTHER_CODE, REFUSED, Job
+
+_PASSES = (tracking.Unwritten, Busy, Broken)
+"""What may be otherwise at the next attempt: the store is away, the server has no room or broke off."""
 
 
 def main() -> int:
@@ -29,6 +33,7 @@ def main() -> int:
     threading.Thread(target=end_with, args=(tied,), daemon=True).start()
     with contextlib.suppress(OSError):  # where memory runs out, this process goes and not the sweep
         Path("/proc/self/oom_score_adj").write_text("800")
+    stage: list[str] = []
     job = Job(**json.loads(sys.stdin.read()))
     try:
         if code.state() != job.code:
@@ -36,13 +41,16 @@ def main() -> int:
                          OTHER_CODE)
         try:
             experiment = experiments.make(experiments.find(job.experiment), job.values)
+            experiments.refuse_secrets(experiment)
             experiment.check()
         except LabError as error:
             return _said(str(error), REFUSED)
-        recorded = tracking.record(experiment, about=job.about, tags=job.tags)
+        recorded = tracking.record(experiment, about=job.about, tags=job.tags, on_start=lambda run_id: stage.append("run"),
+                                   on_trial=lambda trial: stage.append("trial"))
         return INTERRUPTED if recorded.state == "interrupted" else 0
     except LabError as error:
-        return _said(str(error), FAILED)
+        refused = stage == ["run"] and not isinstance(error, _PASSES)
+        return _said(str(error), REFUSED if refused else FAILED)
     except KeyboardInterrupt:
         return INTERRUPTED
 

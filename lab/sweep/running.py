@@ -151,7 +151,8 @@ class _Course:
                 self._say(f"{head}: died: {ended.why}")
                 self._start(job.number, point, job.attempt + 1)
                 return
-        self._finish(job.number, f"{head}: {'failed: ' + ended.why if ended.why else ''}", time.monotonic() - begun)
+        word = "refused" if ended.final else "failed"
+        self._finish(job.number, f"{head}: {f'{word}: {ended.why}' if ended.why else ''}", time.monotonic() - begun)
 
     def _finish(self, number: int, line: str, seconds: float = 0.0) -> None:
         """Read back what the record says of a point that is done with."""

@@ -21,7 +21,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -113,8 +113,8 @@ def load(path: Path) -> Spec:
 
 def parse(text: str, file: str = "sweep.yaml") -> Spec:
     """The sweep in YAML text. Raises `LabError` naming the line and the remedy."""
-    given, where = lines.read(text, file)
-    checked = lines.Checked(file, where)
+    given, where = lines.read(text, file, "a sweep")
+    checked = lines.Checked(file, where, "a sweep")
     values = checked.mapping(given, (), _KEYS, needed=("experiment",))
     name = values["experiment"]
     if name not in experiments.names():
@@ -177,6 +177,7 @@ class _Fields:
         if isinstance(value, dict):
             raise self._checked.error(path, f"'{field}' has one value here, not a mapping")
         parts = [_plain(part, _inner(self._hints[field])) for part in (value if isinstance(value, list) else [value])]
+        self._refuse_secrets(field, parts, path)
         if isinstance(value, list) and typing.get_origin(self._hints[field]) is not tuple:
             raise self._checked.error(path, f"'{field}' has one value here, not a list")
         if len(parts) > 1 and any("," in part for part in parts):
@@ -184,8 +185,7 @@ class _Fields:
         try:
             return experiments.shown(experiments.parse(self._hints[field], ",".join(parts), field))
         except LabError as error:
-            raise self._checked.error(path, f"field {str(error).removeprefix('--').rstrip('.').replace('-', '_', 1)}"
-                                      if str(error).startswith("--") else str(error).rstrip(".")) from error
+            raise self._checked.error(path, _of_field(error, field)) from error
 
     def choices(self, field: str, value: Any, path: lines.Path, kind: Kind) -> tuple[str, ...] | Range:
         """The values a field is to have: a list of them, or a range."""
@@ -202,6 +202,14 @@ class _Fields:
             raise self._checked.error(path, f"'{field}' has the value '{double}' twice; remove one")
         return made
 
+    def _refuse_secrets(self, field: str, parts: Sequence[str], path: lines.Path) -> None:
+        """Before anything is written: the values of a sweep are recorded as they are."""
+        try:
+            for part in parts:
+                experiments.refuse_secret(field, part)
+        except LabError as error:
+            raise self._checked.error(path, _of_field(error, field)) from error
+
     def _range(self, field: str, value: dict[str, Any], path: lines.Path, kind: Kind) -> Range:
         if kind == "grid":
             raise self._checked.error(path, f"a grid takes a list of values, not a range; list those of '{field}', or search at "
@@ -210,7 +218,7 @@ class _Fields:
         if inner not in (int, float):
             raise self._checked.error(path, f"'{field}' is no number, so it has no range; list its values")
         known = {"low": float, "high": float, "step": float, "log": bool}
-        self._checked.mapping(value, path, known, needed=("low", "high"))
+        value = self._checked.mapping(value, path, known, needed=("low", "high"))
         made = Range(low=float(value["low"]), high=float(value["high"]), step=float(value.get("step", 0)),
                      log=bool(value.get("log", False)), whole=inner is int)
         numbers = (made.low, made.high, made.step)
@@ -231,6 +239,13 @@ def _inner(hint: Any) -> Any:
     if origin in (types.UnionType, typing.Union):
         return next(a for a in args if a is not type(None))
     return hint
+
+
+def _of_field(error: LabError, field: str) -> str:
+    """The sentence about a flag of `lab run` as one about a field of the file."""
+    said, flag = str(error).rstrip("."), f"--{field.replace('_', '-')} "
+    said = f"field {field} {said.removeprefix(flag)}" if said.startswith(flag) else said
+    return said.replace("--key-env", "the field key_env")
 
 
 def _plain(value: Any, inner: Any) -> str:
@@ -256,6 +271,11 @@ def _objectives(given: Any, checked: lines.Checked) -> tuple[Objective, ...]:
 def _objective(given: Any, path: lines.Path, checked: lines.Checked) -> Objective:
     given = {"measure": given} if isinstance(given, str) else given
     values = checked.mapping(given, path, {"measure": str, "direction": str, "of": str}, needed=("measure",))
+    for key in values:
+        try:
+            experiments.refuse_secret(key, values[key])
+        except LabError as error:
+            raise checked.error((*path, key) if isinstance(given, dict) else path, _of_field(error, key)) from error
     better = names.describe(values["measure"]).better
     direction = values.get("direction") or ("" if better == "neither" else better)
     if direction not in _DIRECTIONS:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import uvicorn
 from uvicorn.loops.auto import auto_loop_factory
 
-from lab.addresses import loopback
+from lab.addresses import loopback, refuse_empty
 from lab.engines.http.app import App
 from lab.engines.http.gathering import GatheringProtocol
 from lab.engines.http.served import Served, ServeSettings, open_served
@@ -40,6 +40,7 @@ def serve(
     `key_env` names the environment variable with the key that clients must send. `tie` is the number of a connected
     socket: the server reports its port there, and ends at once when the other side closes or its parent dies.
     """
+    refuse_empty(host)
     key = _key(key_env)
     if not key and not loopback(host):
         raise LabError(f"Without a key a model is served on 127.0.0.1 only, not on {host}; set an environment variable to one "

@@ -85,8 +85,8 @@ _RULE = {"name": str, "severity": str, "actions": list, "unless": list, "clear_a
 
 def parse(text: str, file: str = "alerts", sha256: str = "") -> Rules:
     """Rules from YAML text."""
-    values, where = lines.read(text, file)
-    reading = _Reading(Checked(file, where))
+    values, where = lines.read(text, file, "a file of alert rules")
+    reading = _Reading(Checked(file, where, "a file of alert rules"))
     top = reading.seen.mapping(values, (), _TOP, needed=("alerts", "version", "rules"))
     if top["version"] < 1:
         raise reading.seen.error(("version",), f"the version is {top['version']}; count from 1")

@@ -51,7 +51,6 @@ LOCAL = Key(name="local")
 """Who asks when no keys are given."""
 _KINDS: Mapping[str, type] = {"name": str, "sha256": str, "role": str, "tokens_per_minute": int, "budget_usd": float,
                               "budget_days": int, "requests_at_once": int, "max_tokens": int}
-_WORDS = {str: "a text", int: "a whole number of at least 0", float: "a number of at least 0"}
 
 
 class Keys:
@@ -74,21 +73,19 @@ class Keys:
 
 def load(path: Path) -> Keys:
     """The keys in a file. Raises `LabError` naming the line and the remedy."""
-    try:
-        text = path.expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise LabError(f"The keys in {path} cannot be read ({getattr(error, 'strerror', None) or error}); give a YAML file, and "
-                       "make an entry for it with `lab gateway-key NAME`.") from error
+    text, _ = lines.file(path.expanduser(), f"file of keys {path}", missing=(
+        f"There is no file of keys {path}; give a YAML file, and make an entry for it with `lab gateway-key NAME`."))
     return parse(text, path.name)
 
 
 def parse(text: str, file: str = "keys.yaml") -> Keys:
     """The keys in YAML text. Raises `LabError`."""
-    values, where = lines.read(text, file)
+    values, where = lines.read(text, file, "a file of keys")
+    checked = lines.Checked(file, where, "a file of keys")
     given = values.get("keys") if isinstance(values, dict) else None
     if not isinstance(given, list) or not given:
         raise LabError(f"{file}: there is no list 'keys' with at least one entry; make one with `lab gateway-key NAME`.")
-    found = tuple(_key(entry, f"{file}, line {where.get(('keys', i), 1)}") for i, entry in enumerate(given))
+    found = tuple(_key(entry, ("keys", i), checked) for i, entry in enumerate(given))
     for what in ("name", "sha256"):
         seen = [getattr(key, what) for key in found]
         if double := next((value for value in seen if seen.count(value) > 1), None):
@@ -96,26 +93,23 @@ def parse(text: str, file: str = "keys.yaml") -> Keys:
     return Keys(found)
 
 
-def _key(entry: Any, where: str) -> Key:
-    if not isinstance(entry, dict):
-        raise LabError(f"{where}: a key is a mapping with name and sha256; make one with `lab gateway-key NAME`.")
-    if "key" in entry:
-        raise LabError(f"{where}: write the SHA-256 of the key as 'sha256' and not the key itself; `lab gateway-key NAME` does.")
-    if unknown := [name for name in entry if name not in _KINDS]:
-        raise LabError(f"{where}: there is no setting '{unknown[0]}' of a key; there are {', '.join(_KINDS)}.")
+def _key(given: Any, path: lines.Path, checked: lines.Checked) -> Key:
+    if not isinstance(given, dict):
+        raise checked.error(path, "a key is a mapping with name and sha256; make one with `lab gateway-key NAME`")
+    if "key" in given:
+        raise checked.error((*path, "key"), "write the SHA-256 of the key as 'sha256' and not the key itself; `lab gateway-key "
+                            "NAME` does")
+    entry = checked.mapping(given, path, _KINDS)
     for name, value in entry.items():
-        kind = _KINDS[name]
-        fits = isinstance(value, str) if kind is str else (
-            isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool) and 0 <= value < 1e15)
-        if not fits:
-            raise LabError(f"{where}: {name} is {str(value)[:40]!r}; give {_WORDS[kind]}.")
+        if _KINDS[name] is not str and not 0 <= value < 1e15:
+            raise checked.error((*path, name), f"'{name}' is {value:g}; give a number of at least 0")
     made = Key(**{"name": "", **entry})
     if not made.name.strip() or not made.role:
-        raise LabError(f"{where}: give the key a name and a role.")
+        raise checked.error(path, "give the key a name and a role")
     if len(made.sha256) != 64 or set(made.sha256) - set("0123456789abcdef"):
-        raise LabError(f"{where}: sha256 must be 64 hexadecimal digits in small letters; `lab gateway-key NAME` prints them.")
+        raise checked.error(path, "sha256 must be 64 hexadecimal digits in small letters; `lab gateway-key NAME` prints them")
     if made.budget_days < 1:
-        raise LabError(f"{where}: budget_days is {made.budget_days}; give 1 or more.")
+        raise checked.error((*path, "budget_days"), f"'budget_days' is {made.budget_days}; give 1 or more")
     return made
 
 

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lab.addresses import loopback
+from lab.addresses import loopback, refuse_empty
 from lab.engines import is_url
 from lab.engines.http.served import MOST_RUNNING
 from lab.errors import LabError
@@ -80,6 +80,7 @@ class GatewaySettings:
                 raise LabError(f"{one.name} is 0, with which nothing could be answered; give more.")
         if bad := [url for url in self.fallbacks if not is_url(url)]:
             raise LabError(f"The fallback '{bad[0]}' is no URL; give one such as http://127.0.0.1:8000/v1.")
+        refuse_empty(self.host)
         if self.keys is None and not loopback(self.host):
             raise LabError(f"Without keys a gateway listens on 127.0.0.1 only, not on {self.host}; make a key with "
                            "`lab gateway-key NAME`, and give the file with --keys.")

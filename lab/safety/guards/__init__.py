@@ -15,6 +15,7 @@ from typing import Any
 
 from lab.engines import Engine
 from lab.errors import LabError
+from lab.safety import lines
 from lab.safety.decisions import Guard
 
 
@@ -40,12 +41,19 @@ def make(name: str, settings: Mapping[str, Any], engines: Mapping[str, Engine] |
         raise LabError(f"Guard '{name}' has no setting '{unknown[0]}'; it has {', '.join(known) or 'none'}.")
     module = importlib.import_module(f"{__name__}.{name}")
     hints = typing.get_type_hints(module.guard)
+    settings = {setting: lines.number(value, _numeric(hints[setting])) for setting, value in settings.items()}
     for setting, value in settings.items():
         if not _fits(value, hints[setting]):
             raise LabError(f"The setting '{setting}' of guard '{name}' takes {_words(hints[setting])}, not {value!r}.")
     more = {"engines": engines or {}} if "engines" in inspect.signature(module.guard).parameters else {}
     made: Guard = module.guard(**settings, **more)
     return made
+
+
+def _numeric(kind: Any) -> Any:
+    """float or int where a setting takes a number and no text, else None."""
+    kinds = typing.get_args(kind) or (kind,)
+    return None if str in kinds else next((one for one in (float, int) if one in kinds), None)
 
 
 def _fits(value: Any, kind: Any) -> bool:
