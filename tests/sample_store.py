@@ -81,7 +81,7 @@ def generations(
         times = tuple(float(t) for t in first + np.concatenate([[0.0], np.cumsum(gaps)]))
         made.append(
             Generation(
-                request=Request(id=str(i), prompt="x", decoding=Decoding(max_tokens=output, ignore_eos=True)),
+                request=Request(id=str(i), prompt="x " * prompt, decoding=Decoding(max_tokens=output, ignore_eos=True)),
                 text="…",
                 tokens=tuple(range(output)),
                 tokens_at_s=times,

@@ -19,9 +19,9 @@ from streamlit.testing.v1 import AppTest
 from lab import plots, stats
 from lab.errors import LabError
 from lab.experiments import find
-from lab.ops import compare, history, tracking
-from lab.pages import _compare_risk
-from lab.records import Estimate, Generation, Request, Score, Trial
+from lab.ops import compare, history, tracking, workload
+from lab.pages import _compare_marks, _compare_risk
+from lab.records import Decoding, Estimate, Generation, Message, Request, Score, Trial
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -88,6 +88,36 @@ def test_so_few_generations_that_nothing_could_show_are_called_too_few() -> None
     assert not few["tpot_s"].significant
     many = compared(trial(answers(1, repeats=enough)), trial(answers(2, tpot_s=0.05, repeats=enough)))
     assert many["tpot_s"].outcome == "worse"
+
+
+def test_speed_is_tested_only_between_trials_that_had_the_same_to_do() -> None:
+    longer = sample_store.generations(np.random.default_rng(2), ttft_s=0.9, tpot_s=0.02, prompt=128, output=24)
+    other = trial(longer, scores({str(i): float(i % 2) for i in range(30)}))
+    rows = compared(trial(answers(1), scores({str(i): float(i % 2) for i in range(30)})), other)
+    assert {rows[name].outcome for name in compare.PER_GENERATION} == {"not tested"}
+    assert compare.other_workload([*rows.values()]) and rows["accuracy"].outcome == "no difference shown"
+    assert rows["ttft_s"].other > rows["ttft_s"].baseline
+    assert not compare.other_workload([*compared(trial(answers(1)), trial(answers(2, tpot_s=0.02))).values()])
+
+
+def test_the_speed_of_two_experiments_is_never_tested_and_the_marks_say_why() -> None:
+    client, ids, parents = tracking.writer(), [], []
+    for name, tpot_s in (("performance", 0.01), ("quality", 0.02)):
+        parents.append(tracking.start_parent(client, name, f"{name} beside"))
+        ids.append(tracking.write_trial(client, name, parents[-1], trial(answers(1, tpot_s))))
+    rows = compare.differences(history.frame(parents=parents), *ids)
+    assert rows and {row.outcome for row in rows} == {"not tested"}
+    assert _compare_marks.said([ids[1]], ids[0], {ids[1]: rows}) == "– speed not tested: other workload"
+
+
+def test_a_system_prompt_belongs_to_the_configuration_and_the_users_words_to_the_workload() -> None:
+    def asked(system: str, user: str, most: int = 8) -> Request:
+        return Request(messages=(Message(role="system", content=system), Message(role="user", content=user)),
+                       decoding=Decoding(max_tokens=most))
+
+    assert workload.of(asked("Be brief.", "Hi")) == workload.of(asked("Be kind.", "Hi"))
+    assert len({workload.of(one) for one in (asked("", "Hi"), asked("", "Ho"), asked("", "Hi", 9))}) == 3
+    assert workload.of(Request(tokens=(1, 2))) == workload.of(Request(tokens=(7, 8))) != workload.of(Request(tokens=(1,)))
 
 
 def test_right_and_wrong_answers_are_paired_by_item_and_tested_by_mcnemar() -> None:

@@ -196,6 +196,18 @@ def test_what_a_trial_does_not_say_is_named_and_no_release_is_made(home: Path) -
     assert versions.listed()[0] == []
 
 
+def test_a_context_made_for_a_benchmark_is_not_released_and_an_answer_that_cannot_fit_is_refused(home: Path) -> None:
+    parts = measured.parts(written(engine="llama_cpp", model="smollm2-135m", context_tokens=512, threads=1))
+    assert dict(parts.engine_settings) == {"threads": 1}
+    assert any("context tokens 512, made for the benchmark" in line for line in parts.cautions)
+    room = measured.room_of(parts)
+    assert 0 < room <= 4096
+    with pytest.raises(LabError, match="leaves no room for a prompt"):
+        measured.create(parts, prompt="Be brief.", name="x", note="", by="ana", max_tokens=room)
+    made = measured.create(parts, prompt="Be brief.", name="x", note="", by="ana", max_tokens=512).release
+    assert made.decoding.max_tokens == 512 and "context_tokens" not in made.engine_settings
+
+
 def test_a_rung_whose_file_is_gone_or_changed_is_not_released(home: Path) -> None:
     parts = measured.parts(written(engine="llama_cpp", model="smollm2-135m", rung="Q7_9"))
     assert "Q7_9 of smollm2-135m is not here any more; make it again with `lab run quantization" in parts.missing[0]
@@ -204,11 +216,12 @@ def test_a_rung_whose_file_is_gone_or_changed_is_not_released(home: Path) -> Non
 # What changed since the run before
 
 
-def repeated(client: MlflowClient, tpot_s: float, seed: int, **params: str) -> str:
-    run = tracking.start_parent(client, "performance", f"performance {seed}")
-    for name, value in {"model": "smollm2-135m", "seed": str(seed), **params}.items():
+def repeated(client: MlflowClient, tpot_s: float, drawn: int, **params: str) -> str:
+    run = tracking.start_parent(client, "performance", f"performance {drawn}")
+    for name, value in {"model": "smollm2-135m", "seed": "0", **params}.items():
         client.log_param(run, name, value)
-    answers = sample_store.generations(np.random.default_rng(seed), ttft_s=0.3, tpot_s=tpot_s, prompt=64, output=24, repeats=10)
+    answers = sample_store.generations(np.random.default_rng(drawn), ttft_s=0.3, tpot_s=tpot_s, prompt=64, output=24,
+                                      repeats=10)
     tracking.write_trial(client, "performance", run, Trial(
         name="128 prompt tokens", settings={"threads": 1}, generations=answers))
     tracking.finish(client, run)
@@ -219,6 +232,7 @@ def test_a_run_that_repeats_an_earlier_one_says_what_got_worse_and_another_confi
     client = tracking.writer()
     first = repeated(client, 0.01, 1)
     repeated(client, 0.01, 2, model="gemma-3-270m")
+    repeated(client, 0.01, 4, seed="1")
     newest = repeated(client, 0.013, 3)
     runs = history.frame("experiment")
     assert changes.pairs(runs) == [(newest, first)]

@@ -20,6 +20,7 @@ from lab.experiments import Experiment, make, parse, shown
 from lab.experiments.performance import FACTORS, Performance
 from lab.experiments.quantization import Quantization
 from lab.names import describe
+from lab.records import Verdict
 
 NAMES = experiments.names()
 SCRIPTED: dict[str, dict[str, Any]] = {
@@ -100,7 +101,7 @@ def test_the_frame_has_what_the_table_and_the_charts_show(ran: tuple[Experiment,
     # Nothing real is measured of the scripted engine: it has no weights, no memory, no CPU time, and says so.
     unmeasured = {"bandwidth_share", "load_s", "peak_memory_bytes", "cpu_s_per_token"}
     assert not [c for c in unmeasured if f"metrics.{c}" in trials]
-    assert trials["tags.lab.note.caveat"].str.contains("nothing was measured").all()
+    assert trials["tags.lab.note.caveat"].eq(experiments.SCRIPTED).all()
     assert [c for c in config.columns if c not in unmeasured and trials[f"metrics.{c}"].isna().any()] == []
     assert len(plots.figures(type(config), trials)) == len(config.charts)
 
@@ -109,6 +110,26 @@ def test_the_verdict_names_a_trial_of_the_run(ran: tuple[Experiment, pd.DataFram
     config, trials = ran
     found = config.verdict(trials)
     assert found.chosen in set(trials["name"]) and found.chosen in found.decision and found.decision.endswith(".")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Deciding(Experiment):
+    """Does it decide?"""
+
+    engine: str | tuple[str, ...] = "llama_cpp"
+    candidate_engine: str | None = None
+
+    def verdict(self, trials: pd.DataFrame) -> Verdict:
+        return Verdict(decision="Yes.", caveats=("Own.", *trials.get("caveat", ())))
+
+
+@pytest.mark.parametrize("given", [{"engine": "scripted"}, {"engine": ("llama_cpp", "scripted@4")}, {"candidate_engine": "scripted"}])
+def test_every_verdict_on_a_scripted_engine_says_once_that_it_is_none_on_a_model(given: dict[str, Any]) -> None:
+    told = experiments.decided(_Deciding(**given), pd.DataFrame({"caveat": [experiments.SCRIPTED]}))
+    assert sorted(told.caveats) == sorted(("Own.", experiments.SCRIPTED))
+    assert experiments.decided(_Deciding(), pd.DataFrame()).caveats == ("Own.",)
+    trials = pd.DataFrame({"params.engine": ["llama_cpp", "scripted"]})  # a release names the engine, not the config
+    assert experiments.SCRIPTED in experiments.decided(_Deciding(), trials).caveats
 
 
 def test_one_factor_is_varied_at_a_time() -> None:

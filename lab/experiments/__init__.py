@@ -115,6 +115,21 @@ def busy(trials: pd.DataFrame) -> tuple[str, ...]:
     return (f"{flagged} of {len(trials)} trials carry a flag that says why to distrust them.",) if flagged else ()
 
 
+SCRIPTED = "The scripted engine's answers and times are programmed: they say nothing of a model or of this machine."
+"""The caveat of every verdict in which the scripted engine answered, whatever model is named."""
+
+
+def decided(experiment: Experiment, trials: pd.DataFrame) -> Verdict:
+    """The verdict of `experiment` on its trials, with the caveat that no experiment may forget: that an engine was scripted."""
+    found = experiment.verdict(trials)
+    given = [getattr(experiment, field.name) for field in dataclasses.fields(experiment) if "engine" in field.name]
+    named = {name for one in given for name in (one if isinstance(one, tuple) else (one,)) if isinstance(name, str)}
+    named |= set(trials["params.engine"].dropna().astype(str)) if "params.engine" in trials else set()
+    if not any(name.partition("@")[0] == "scripted" for name in named):
+        return found
+    return dataclasses.replace(found, caveats=tuple(dict.fromkeys((SCRIPTED, *found.caveats))))
+
+
 OWN = "own_experiments"
 """The package name under which the user's own files are loaded."""
 _OWN: dict[str, type[Experiment]] = {}

@@ -12,13 +12,12 @@ import pandas as pd
 from lab import data, machine
 from lab.engines import Engine, Flash, open_engine, prepare
 from lab.errors import LabError
-from lab.experiments import Chart, Experiment, busy, option
+from lab.experiments import SCRIPTED, Chart, Experiment, busy, option
 from lab.load.closed import closed
 from lab.metrics import speed
 from lab.names import describe
 from lab.records import Decoding, Request, Trial, Verdict
 
-SCRIPTED = "The scripted engine's times are programmed: nothing was measured on this machine."
 FACTORS = ("prompt_tokens", "output_tokens", "threads", "depth_tokens", "model")
 
 

@@ -256,8 +256,6 @@ class Rollout(Experiment):
         found = ["A replay knows no concurrent users and no other traffic: confirm it with a canary."]
         if any(side.temperature for side in self.sides()):
             found.append("Answers were drawn, one for each item: another seed gives others.")
-        if "scripted" in (side.engine for side in self.sides()):
-            found.append("The scripted engine's time is virtual: its latencies and costs are of no machine.")
         return tuple(found)
 
 

@@ -13,8 +13,6 @@ from lab.ops.compare import Row
 
 MOST_TRIALS = 2
 """So many trials of a pair of runs are tested: the one that was chosen first, then in their order."""
-_FREE = ("seed",)
-"""Settings in which a run may differ from the one before and still be its repetition."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +62,8 @@ def changes(
 
 
 def _same(one: pd.Series[Any], other: pd.Series[Any]) -> bool:
-    names = [str(c) for c in one.index if str(c).startswith("params.") and str(c).removeprefix("params.") not in _FREE]
+    """Every setting alike, the seed among them: another one draws other questions, and a change may be the draw's."""
+    names = [str(c) for c in one.index if str(c).startswith("params.")]
     return all(_equal(one[name], other[name]) for name in names)
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 from lab import names, stats
 from lab.errors import LabError
 from lab.metrics import speed
-from lab.ops import history, store
+from lab.ops import history, store, workload
 from lab.records import Generation, Score
 from lab.stats import clusters
 from lab.stats.clusters import Part
@@ -53,6 +53,7 @@ class Row:
     `different` when it is significant but the measure has no better direction, and `too few` when even the clearest
     difference could not have become significant with so few items. `detectable` is the smallest true difference that would
     have been found with a probability of 80%: "no difference shown" says nothing of smaller ones. It is known of pairs.
+    `why` says why a measure was not tested although both trials kept raw observations of it.
     """
 
     measure: str
@@ -66,6 +67,7 @@ class Row:
     items: int = 0
     outcome: Outcome = "not tested"
     detectable: float = math.nan
+    why: str = ""
 
     @property
     def relative(self) -> float:
@@ -80,7 +82,8 @@ class Row:
 def differences(trials: pd.DataFrame, baseline: str, other: str) -> list[Row]:
     """Every measure that trials `baseline` and `other` (run ids in the frame `trials`) share, tested ones first.
 
-    Speed: the medians over generations, unpaired. Quality: the means over items both sides scored, paired by item and
+    Speed: the medians over generations, unpaired, of requests that asked the same (`workload.of`) in the same experiment; not
+    tested where none did. Quality: the means over items both sides scored, paired by item and
     clustered where their requests say that they share a source (tag `group`); for right or wrong (0 and 1) by McNemar's
     exact test where they do not. All p-values of one call are adjusted together (Holm). Measures of
     which a trial keeps no raw observations are listed without a test. Raises `LabError` if a trial is not in the frame.
@@ -95,9 +98,16 @@ def against(trials: pd.DataFrame, baseline: str, others: Sequence[str]) -> dict[
     """
     measured = {run_id: _measured(trials, run_id) for run_id in (baseline, *others)}
     first = functools.cache(lambda: (history.generations(baseline), history.scores(baseline)))  # read once, if at all
-    judged = _judged([_tested(trials, baseline, other, first) for other in others])
-    return {other: [*rows, *_untested(measured[baseline], measured[other], {row.measure for row in rows})]
-            for other, rows in zip(others, judged, strict=True)}
+    found = [_tested(trials, baseline, other, first) for other in others]
+    judged = _judged([[row for row in rows if not row.why] for rows in found])
+    aside = [[row for row in rows if row.why] for rows in found]
+    return {other: [*rows, *beside, *_untested(measured[baseline], measured[other], {row.measure for row in (*rows, *beside)})]
+            for other, rows, beside in zip(others, judged, aside, strict=True)}
+
+
+def other_workload(rows: Sequence[Row]) -> bool:
+    """Whether speed was left untested because the two trials did not have the same to do."""
+    return any(row.why == workload.OTHER for row in rows)
 
 
 _TESTED: dict[tuple[str, str, str, tuple[str, ...]], list[Row]] = {}
@@ -108,9 +118,10 @@ _MOST_TESTED = 2000
 def _tested(trials: pd.DataFrame, baseline: str, other: str, first: Callable[[], _Observed]) -> list[Row]:
     """Every row that can be tested, not judged yet."""
     meant = _sets_meant(trials, baseline, other)
+    alike = trials[trials["run_id"].isin((baseline, other))]["experiment"].nunique() == 1
     key = (store.uri(), baseline, other, tuple(meant))
     if key not in _TESTED:
-        rows = _test(meant, first(), (history.generations(other), history.scores(other)))
+        rows = _test(meant, alike, first(), (history.generations(other), history.scores(other)))
         if not rows:
             return []  # perhaps not written yet
         if len(_TESTED) >= _MOST_TESTED:
@@ -122,11 +133,13 @@ def _tested(trials: pd.DataFrame, baseline: str, other: str, first: Callable[[],
 _Observed = tuple[Sequence[Generation], Sequence[Score]]
 
 
-def _test(meant: Sequence[str], before: _Observed, after: _Observed) -> list[Row]:
+def _test(meant: Sequence[str], alike: bool, before: _Observed, after: _Observed) -> list[Row]:
     shared = {g.request.id: g.request.tags["group"] for g in (*before[0], *after[0])
               if g.request.tags.get("group")}
     scores = before[1], after[1]
-    return [*_speed(before[0], after[0]), *_quality(*scores, shared), *_mean_of_sets(meant, *scores, shared)]
+    asked = workload.shared(before[0], after[0]) if alike else ([], [])
+    speeds = _speed(*asked) or _apart(before[0], after[0])
+    return [*speeds, *_quality(*scores, shared), *_mean_of_sets(meant, *scores, shared)]
 
 
 def fewest_generations(tests: int) -> int:
@@ -161,6 +174,17 @@ def _speed(baseline: Sequence[Generation], other: Sequence[Generation]) -> list[
             found = stats.difference(after, before, paired=False)
             rows.append(_row(measure, stats.percentile(before, 50), stats.percentile(after, 50), found,
                              min(len(before), len(after)), _least_p(len(before), len(after), False)))
+    return rows
+
+
+def _apart(baseline: Sequence[Generation], other: Sequence[Generation]) -> list[Row]:
+    """Speed measures of two trials that did not have the same to do: their medians, and why there is no test."""
+    rows = []
+    for measure, of in PER_GENERATION.items():
+        values = [_scored([of(g) for g in side]) for side in (baseline, other)]
+        if all(values):
+            before, after = (stats.percentile(side, 50) for side in values)
+            rows.append(Row(measure=measure, baseline=before, other=after, difference=after - before, why=workload.OTHER))
     return rows
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lab
-from lab import machine
+from lab import experiments, machine
 from lab.errors import LabError
 from lab.experiments import Experiment, name_of, refuse_secrets, shown
 from lab.ops import artifacts, described, history, store
@@ -79,7 +79,7 @@ def record(
             on_trial(trial)
         with sentences():
             trials = history.frame(parents=[parent])
-            verdict = experiment.verdict(trials)
+            verdict = experiments.decided(experiment, trials)
             note = described.ended(experiment, verdict, trials, place=_place(client, name, parent))
             _decided(client, parent, verdict, note)
     except KeyboardInterrupt:

@@ -12,7 +12,7 @@ import streamlit as st
 from lab import plots, wording
 from lab.metrics import speed
 from lab.names import describe
-from lab.ops import compare
+from lab.ops import compare, workload
 from lab.pages import _store
 from lab.pages._compare_figures import Selection, dark
 from lab.pages._compare_figures import show as draw
@@ -34,7 +34,7 @@ def show(runs: pd.DataFrame, trials: pd.DataFrame, baseline: str, seed: Selectio
                          format_func=named.__getitem__, key=f"other {round_} {baseline}")
     rows = _store.differences(list(runs["run_id"]), baseline, other)
     tested = [row for row in rows if row.outcome != "not tested"]
-    st.markdown(f"**{wording.plain(_summary(named[other], named[baseline], tested))}**")
+    st.markdown(f"**{wording.plain(_summary(named[other], named[baseline], tested, compare.other_workload(rows)))}**")
     shown = [row for row in rows if row.difference or describe(row.measure).better != "neither"]
     st.dataframe(_differences_table(shown), hide_index=True, height="content", placeholder="–", column_config={
         "Measure": st.column_config.TextColumn(pinned=True),
@@ -78,8 +78,11 @@ def _differences_table(rows: Sequence[compare.Row]) -> pd.DataFrame:
     return pd.DataFrame(out, columns=columns)
 
 
-def _summary(other: str, baseline: str, tested: Sequence[compare.Row]) -> str:
-    """What the tests say, in a sentence."""
+def _summary(other: str, baseline: str, tested: Sequence[compare.Row], apart: bool) -> str:
+    """What the tests say, in a sentence; in another why speed was not tested, where the two had not the same to do (`apart`)."""
+    more = f" {workload.OTHER}, so that speed is not tested." if apart else ""
+    if not tested and apart:
+        return f"{other} against {baseline}: nothing was tested.{more}"
     if not tested:
         return f"{other} against {baseline}: nothing could be tested, for one of them kept no raw observations."
     parts = []
@@ -90,7 +93,7 @@ def _summary(other: str, baseline: str, tested: Sequence[compare.Row]) -> str:
     if not parts:
         too_few = all(row.outcome == "too few" for row in tested)
         parts = ["too few observations to show any difference" if too_few else "no difference shown"]
-    return f"{other} against {baseline}: {'; '.join(parts)}."
+    return f"{other} against {baseline}: {'; '.join(parts)}.{more}"
 
 
 def _timelines(chosen: Mapping[str, str]) -> None:

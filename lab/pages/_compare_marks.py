@@ -9,8 +9,8 @@ from lab.ops import compare
 
 NAMED = 2
 ABOUT = ("▲ better, ▼ worse, ◆ different than the baseline by a test on the raw observations (p below 0.05, adjusted for all "
-         "tests in this table); = no difference shown. "
-         "The more trials, the clearer a difference has to be.")
+         "tests in this table); = no difference shown. Speed is tested only where experiment, prompts and longest "
+         "answers are the same. The more trials, the clearer a difference has to be.")
 
 
 def said(trials: Sequence[str], baseline: str, tested: Mapping[str, Sequence[compare.Row]]) -> str:
@@ -28,8 +28,8 @@ def said(trials: Sequence[str], baseline: str, tested: Mapping[str, Sequence[com
     if few and len(few) < len(rows):
         more = f" +{len(few) - NAMED}" if len(few) > NAMED else ""
         parts.append(f"? too few for {', '.join(few[:NAMED])}{more}")
-    if parts:
-        return "  ".join(parts)
-    if not rows:
-        return "– not tested"
-    return "too few to tell" if all(row.outcome == "too few" for row in rows) else "= no difference shown"
+    if rows and not parts:
+        parts.append("too few to tell" if all(row.outcome == "too few" for row in rows) else "= no difference shown")
+    if any(compare.other_workload(tested.get(trial, ())) for trial in trials):
+        parts.append("– speed not tested: other workload")
+    return "  ".join(parts) or "– not tested"

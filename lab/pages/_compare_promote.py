@@ -60,7 +60,7 @@ def _confirm(one: Configuration, why: str, rows: pd.DataFrame) -> None:
     for line in parts.cautions:
         st.caption(wording.plain(line))
     prompt = st.text_area("System prompt", value=usual, height=100, placeholder="What the model is told first")
-    longest = st.number_input("Longest answer (tokens)", 1, 100_000, value=max(LONGEST_ANSWER, parts.decoding.max_tokens))
+    longest = st.number_input("Longest answer (tokens)", 1, 100_000, value=_longest(parts))
     who = st.text_input("Who", value=st.session_state.get("releases.who", ""), max_chars=100, placeholder="Your name")
     said = st.text_area("Why", value=why[:2000], max_chars=2000, height=80)
     if problem := st.session_state.get("compare.refused"):
@@ -73,6 +73,12 @@ def _confirm(one: Configuration, why: str, rows: pd.DataFrame) -> None:
         else:
             st.session_state["compare.refused"] = "Give a system prompt, your name and a reason first."
         st.rerun()
+
+
+def _longest(parts: measured.Parts) -> int:
+    """The longest answer to begin with: that of the measurement or the usual one, at most half of a small context."""
+    wanted, room = max(LONGEST_ANSWER, parts.decoding.max_tokens), measured.room_of(parts)
+    return min(wanted, max(1, room // 2)) if room else wanted
 
 
 def _in_production() -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from lab import models
+from lab import gguf_header, models
 from lab.errors import LabError
 from lab.ops import history
 from lab.ops.versions import creating
@@ -20,6 +20,10 @@ from lab.records import Decoding, Generation
 from lab.safety import policy as policies
 
 AS_IT_IS = "as it is"
+BENCHMARK = ("context_tokens",)
+"""Engine settings that a benchmark makes just large enough for its own requests; a release has the engine's default."""
+USUAL_ROOM = 4096
+"""Tokens that an engine here has room for by default, or what the model was trained for where that is less."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +59,8 @@ def parts(trials: pd.DataFrame) -> Parts:
     decoding, prompt = _asked(answers, _said(trials, "temperature"), cautions)
     if not prompt:
         cautions.append("It was measured without a system prompt; the release's prompt is new to these figures.")
+    cautions += [f"It was measured with {name.replace('_', ' ')} {text}, made for the benchmark's requests; the release has the "
+                 "engine's default." for name in BENCHMARK if (text := _said(trials, name))]
     policy = _said(trials, "policy")
     if not policy:
         cautions.append(f"No guard was measured with it; the release gets the policy '{policies.DEFAULT}'.")
@@ -69,9 +75,19 @@ def create(given: Parts, *, prompt: str, name: str, note: str, by: str, policy: 
     if given.missing:
         raise LabError(f"No release can be made of this. {' '.join(given.missing)}")
     decoding = dataclasses.replace(given.decoding, max_tokens=max_tokens or given.decoding.max_tokens)
+    if (room := room_of(given)) and decoding.max_tokens >= room:
+        raise LabError(f"A longest answer of {decoding.max_tokens:,} tokens leaves no room for a prompt in the context of {room:,} "
+                       "tokens; give a shorter one.")
     return creating.create(
         prompt=written(name, prompt), model=given.model, policy=policy or given.policy, decoding=decoding, engine=given.engine,
         engine_settings=given.engine_settings, runs=given.runs, note=note, by=by)
+
+
+def room_of(given: Parts) -> int:
+    """Tokens of prompt and answer together that one request of the release has room for; 0 where that is not known here."""
+    if given.engine != "llama_cpp" or not given.model:
+        return USUAL_ROOM if given.engine == "scripted" else 0
+    return min(USUAL_ROOM, gguf_header.read(models.find(given.model).path).context_tokens or USUAL_ROOM)
 
 
 def _said(trials: pd.DataFrame, name: str) -> str:
@@ -127,6 +143,7 @@ def _asked(answers: Sequence[Generation], temperature: str, cautions: list[str])
 
 
 def _settings(trials: pd.DataFrame, engine: str) -> dict[str, Any]:
-    """The engine's settings as they were measured; one that `create` does not know is none of the engine's."""
-    known = creating.settings_of(engine)
+    """The engine's settings as they were measured; one that `create` does not know is none of the engine's, and one that
+    the benchmark chose for its own requests is left to the engine."""
+    known = [name for name in creating.settings_of(engine) if name not in BENCHMARK]
     return {name: creating.value_of(text) for name in known if (text := _said(trials, name))}
