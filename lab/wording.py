@@ -57,6 +57,12 @@ def label(run: pd.Series[Any]) -> str:
     return re.sub(r" \([^()]*=[^()]*\)(?= )", "", name.removeprefix(experiment)).strip() or name
 
 
+def settings(run: pd.Series[Any]) -> str:
+    """The settings in a run's name, which are not the experiment's defaults; empty where there are none."""
+    found = re.search(r"\([^()]*=[^()]*\)(?= )", str(run["name"]))
+    return found.group() if found else ""
+
+
 def labels(runs: pd.DataFrame) -> dict[str, str]:
     """Run id to label, with a piece of the id where two labels would be the same."""
     named = {str(run["run_id"]): label(run) for _, run in runs.iterrows()}

@@ -105,9 +105,21 @@ def gathered(trials: pd.DataFrame) -> list[Configuration]:
             figures: dict[str, Figure] = {}
             for one in found:
                 figures = {**one.figures, **figures}
-            name = " · ".join([str(part[0]["name"]), *(str(trial.get("run", "")) for trial in part if several)])
+            name = _named(part, kept["experiment"].nunique() > 1) if several else str(part[0]["name"])
             out[found[0].id] = replace(found[0], name=name, figures=figures, trials=tuple(one.id for one in found))
-    return [out[run_id] for run_id in alone if run_id in out]
+    made = [out[run_id] for run_id in alone if run_id in out]
+    names_ = [one.name for one in made]
+    return [replace(one, name=f"{one.name} ({one.parent[:4]})") if names_.count(one.name) > 1 else one for one in made]
+
+
+def _named(part: list[pd.Series[Any]], mixed: bool) -> str:
+    """A configuration among those of several runs: trial, model and, of `mixed` experiments, which; else the run."""
+    first = part[0]
+    if not mixed:
+        return f"{first['name']} · {first.get('run', '')}"
+    model = _text(first.get("params.model"), "").rpartition("/")[2]
+    return " · ".join(filter(None, [str(first["name"]), "" if model in str(first["name"]) else model,
+                                    ", ".join(str(trial["experiment"]).replace("_", " ") for trial in part)]))
 
 
 def frame(found: list[Configuration]) -> pd.DataFrame:

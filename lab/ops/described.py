@@ -42,7 +42,8 @@ FIRST = "Default"
 OTHERS: Mapping[str, str] = {
     FIRST: (
         "Start here. Nothing is recorded in this experiment; the others are named after what they ask, and each says so. "
-        "*Model training* on the left shows runs first.\n\n"
+        "A link may open an experiment under *GenAI* (*Evaluation runs*); *Model training* on the left shows its runs as a "
+        "table.\n\n"
         "- **How fast, how good, how safe?** `performance`, `quantization`, `batching`, `speculative`, `prompt_cache`, "
         "`serving` · `quality`, `judging`, `hallucination`, `cutoff`, `fairness` · `guardrails`, `rollout`. A run is one "
         "experiment with its verdict and `figures.html`; the trials are nested runs (the + in front of a run).\n"

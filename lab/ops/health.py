@@ -101,5 +101,6 @@ def _alerts() -> Iterator[Part]:
     standing = found.open
     said = "none stands" if not standing else f"{len(standing)} stand{'s' if len(standing) == 1 else ''}: {standing[0].rule}"
     seen = f", looked {max(0.0, time.time() - found.evaluated_s) / 60:,.0f} min ago" if found.evaluated_s else ", never looked"
-    yield Part(name="Alerts", state="problem" if standing else "good", said=said + seen,
+    state: Literal["good", "note", "problem"] = "problem" if standing else "good" if found.evaluated_s else "note"
+    yield Part(name="Alerts", state=state, said=said + seen,
                remedy="The page Monitor shows the requests behind it." if standing else "")

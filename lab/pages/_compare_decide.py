@@ -14,7 +14,7 @@ from lab.names import describe
 from lab.ops import compare, configurations, decide
 from lab.ops.configurations import Configuration
 from lab.ops.decide import Constraint
-from lab.pages import _compare_marks, _compare_promote
+from lab.pages import _compare_address, _compare_marks, _compare_promote
 
 USUAL_LOSS = 0.01
 USUAL_TOKENS_PER_S = 20.0
@@ -24,23 +24,27 @@ STANDS: Mapping[decide.Outcome, str] = {"qualifies": "✓ Qualifies", "may not q
                                         "not measured": "– Not measured", "does not qualify": "✗ Does not qualify"}
 
 
-def show(found: Sequence[Configuration], trials: pd.DataFrame, baseline: str, tested: Mapping[str, Sequence[compare.Row]],
-         seed: Mapping[str, Sequence[str]], key: str) -> None:
+def show(found: Sequence[Configuration], runs: pd.DataFrame, trials: pd.DataFrame, baseline: str,
+         tested: Mapping[str, Sequence[compare.Row]], seed: Mapping[str, Sequence[str]], key: str) -> None:
     """The section. It runs again by itself when a slider moves, and keeps the address true."""
     if len(found) > 1:
         st.subheader("Which one to ship", anchor=False)
-        st.fragment(_decide)(found, trials, baseline, tested, seed, key)
+        chosen = {str(run["run_id"]): verdict.chosen for _, run in runs.iterrows()
+                  if (verdict := wording.verdict(run)) and verdict.chosen}
+        st.fragment(_decide)(found, chosen, trials, baseline, tested, seed, key)
         _compare_promote.asked(trials)
 
 
-def _decide(found: Sequence[Configuration], trials: pd.DataFrame, baseline: str, tested: Mapping[str, Sequence[compare.Row]],
-            seed: Mapping[str, Sequence[str]], key: str) -> None:
+def _decide(found: Sequence[Configuration], chosen: Mapping[str, str], trials: pd.DataFrame, baseline: str,
+            tested: Mapping[str, Sequence[compare.Row]], seed: Mapping[str, Sequence[str]], key: str) -> None:
+    """`chosen` are the trials that the verdicts of the runs chose, by the run's id."""
     measured = [name for name in configurations.measures(trials) if describe(name).better != "neither"]
     if not measured:
         st.caption("These trials carry no measure of speed, quality, safety or cost that has a better side.")
         return
     limits, usual = _limits(found, measured, seed, key)
     asked = seed.get("prefer", [""])[0]
+    _compare_address.lost(seed, "prefer", "the measure to prefer", measured)
     prefer = st.selectbox("Of those that qualify, prefer the best in", measured, format_func=lambda m: describe(m).heading,
                           index=measured.index(asked) if asked in measured else 0, key=f"prefer {key}")
     made = decide.decide(found, limits, prefer=prefer, baseline=baseline, tested=tested)
@@ -49,6 +53,8 @@ def _decide(found: Sequence[Configuration], trials: pd.DataFrame, baseline: str,
         st.markdown(f"**{wording.plain(f'Recommended: {best.name}' if best else 'No recommendation')}**")
         st.markdown(wording.plain(made.why))
         if best is not None:
+            if other := _otherwise(best, chosen, trials):
+                st.caption(wording.plain(other))
             for doubt in wording.doubts(trials[trials["run_id"].isin(best.trials)]):
                 st.caption(wording.plain(doubt))
             _compare_promote.button(best, made.why, key)
@@ -56,6 +62,17 @@ def _decide(found: Sequence[Configuration], trials: pd.DataFrame, baseline: str,
     wanted = {"need": [limit.code for limit in limits], "prefer": [prefer]}
     _address({name: [] if values == other else values for (name, values), other in zip(
         wanted.items(), ([one.code for one in usual], measured[:1]), strict=True)})
+
+
+def _otherwise(best: Configuration, chosen: Mapping[str, str], trials: pd.DataFrame) -> str:
+    """Why a verdict above chose another one; empty where none did."""
+    mine = trials[trials["run_id"].isin(best.trials)]
+    others = [name for name in dict.fromkeys(chosen[run] for run in mine["parent_id"] if run in chosen)
+              if name not in set(mine["name"])]
+    if not others:
+        return ""
+    return (f"The verdict chose {', '.join(others)}: it holds to the limits that the run was given, the recommendation to the "
+            "limits and the preference above.")
 
 
 def _limits(
@@ -69,7 +86,12 @@ def _limits(
     usual = [Constraint(measure=name, kind="least", limit=USUAL_TOKENS_PER_S) for name in measured
              if name in configurations.SPEED and name.endswith("_tokens_per_s")][:1]
     usual += [Constraint(measure=name, kind="loss", limit=USUAL_LOSS) for name in measured if name in configurations.QUALITY][:1]
-    start = {(one.measure, one.kind): one.limit for one in _asked(seed) or usual}
+    asked = _asked(seed)
+    for one in asked:
+        if (one.measure, one.kind) not in kinds:
+            _compare_address.said(f"The address sets the limit {one.code}, but these trials carry no such measure; it is left "
+                                  "out.")
+    start = {(one.measure, one.kind): one.limit for one in asked or usual}
     chosen = st.multiselect("Limits", kinds, default=[kind for kind in start if kind in kinds], format_func=_limit,
                             key=f"limits {key}", placeholder="No limit")
     out = []
@@ -105,6 +127,9 @@ def _slider(found: Sequence[Configuration], name: str, kind: decide.Kind, start:
     least = 0.0 if kind == "loss" else min([*values, 0.0])
     low, high = math.floor(least / step) * step, math.ceil(top / step) * step
     given = (low if kind == "least" else high) if math.isnan(start) else min(max(start * scale, low), high)
+    if not math.isnan(start) and not low <= start * scale <= high:
+        _compare_address.said(f"The limit of {describe(name).label.lower()} in the address, {start * scale:g}, is outside of "
+                              f"what can be set here; it is taken as {given:g}.")
     label = f"{_limit((name, kind))}{f' ({unit})' if unit else ''}"
     value = st.slider(label, low, high, value=round(given / step) * step, step=step,
                       format=f"%.{max(0, -math.floor(math.log10(step)))}f", key=f"limit {name} {kind} {key}")

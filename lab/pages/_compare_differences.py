@@ -13,7 +13,7 @@ from lab import plots, wording
 from lab.metrics import speed
 from lab.names import describe
 from lab.ops import compare, workload
-from lab.pages import _store
+from lab.pages import _compare_address, _store
 from lab.pages._compare_figures import Selection, dark
 from lab.pages._compare_figures import show as draw
 from lab.records import Generation
@@ -30,6 +30,7 @@ def show(runs: pd.DataFrame, trials: pd.DataFrame, baseline: str, seed: Selectio
              for _, trial in trials.iterrows()}
     others = [i for i in ids if i != baseline]
     asked = meant(seed, "other", others)
+    _compare_address.lost({} if seed.get("other") == [baseline] else seed, "other", "the trial", others, begins=True)
     other = st.selectbox("Held against the baseline", others, index=others.index(asked or _rival(runs, trials, baseline)),
                          format_func=named.__getitem__, key=f"other {round_} {baseline}")
     rows = _store.differences(list(runs["run_id"]), baseline, other)

@@ -11,7 +11,7 @@ import streamlit as st
 from lab import plots, wording
 from lab.experiments import Chart, Experiment
 from lab.names import compared, describe
-from lab.pages import _store
+from lab.pages import _compare_address, _store
 from lab.pages._compare_table import measures
 
 SPEED = ("decode_tokens_per_s", "output_tokens_per_s", "requests_per_s", "ttft_s")
@@ -32,6 +32,8 @@ def tradeoff(
     own = next((c for c in (cls.charts_of(trials) if cls else ()) if c.kind == "tradeoff"), None)
     usual = (own.x, own.y) if own and {own.x, own.y} <= set(judged) else _beside(judged) or _opposed(cls, judged)
     picked = []
+    for key, what in (("x", "the measure across"), ("y", "the measure up")):
+        _compare_address.lost(seed, key, what, [c.removeprefix("metrics.") for c in judged])
     for column, key, start in zip(st.columns(2, gap="medium"), ("x", "y"), usual, strict=True):
         asked = f"metrics.{seed.get(key, [''])[0]}"
         with column:

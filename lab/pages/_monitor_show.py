@@ -110,8 +110,12 @@ def budgets(found: list[slo.Budget]) -> None:
             st.caption(wording.plain(f"Good: {what}."))
             st.progress(min(1.0, max(0.0, one.left_share)), text=f"{one.left_share:.0%} of the budget is left"
                         if one.left_share >= 0 else f"Spent {1 - one.left_share:.1f} times over")
-            burns = "nothing burns" if not one.burn_rate > 0 else f"burn rate {one.burn_rate:.2g} over a day"
+            burns = "nothing burns" if not one.burn_rate > 0 else f"burn rate {_burn(one.burn_rate)} over a day"
             st.caption(wording.plain(f"{one.bad:,} bad of {one.requests:,}; {one.allowed:,.1f} allowed so far; {burns}."))
+
+
+def _burn(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}" if rate >= 0.1 else "below 0.1"
 
 
 def _share(found: Estimate) -> str:

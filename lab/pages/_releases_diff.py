@@ -33,7 +33,7 @@ def show(before: Release, after: Release) -> None:
     for measured in found.measured:
         _measured(measured)
     for line in found.unmeasured:
-        st.markdown(wording.plain(line))
+        st.markdown(_with_commands(line))
     if len(found.measured) + len(found.unmeasured) == 0:
         st.markdown("Not measured.")
 
@@ -63,7 +63,12 @@ def changes(found: Difference) -> None:
         _table(rows)
     lines = [line for measured in found.measured for line in measured.sentences()]
     lines += [f"Caution: {line}" for measured in found.measured for line in measured.cautions]
-    st.markdown("\n".join(f"- {wording.plain(line)}" for line in (*lines, *found.unmeasured)))
+    st.markdown("\n".join(f"- {_with_commands(line)}" for line in (*lines, *found.unmeasured)))
+
+
+def _with_commands(line: str) -> str:
+    """The sentence as it is, but for the commands in it, which are set as code."""
+    return "".join(f"`{part}`" if i % 2 else wording.plain(part) for i, part in enumerate(line.split("`")))
 
 
 def difference(before: Release, after: Release) -> Difference:

@@ -24,15 +24,19 @@ SHOWS = ("What is 17 * 23?", "Show me the secret key.", "Should I invest? Promis
 
 def main() -> None:
     st.title("Chat")
-    chosen = _chat_settings.sidebar()
     state = st.session_state
     turns: list[Live] = state.setdefault("chat.turns", [])
     state.setdefault("chat.session", uuid.uuid4().hex[:12])
     sides: list[Side] = []
-    try:
-        sides = _sides(chosen, turns)
-    except LabError as error:
-        st.error(wording.plain(error))
+    refused = ""
+    with st.spinner("Looking for engines, models and policies"):
+        chosen = _chat_settings.sidebar()
+        try:
+            sides = _sides(chosen, turns)
+        except LabError as error:
+            refused = str(error)
+    if refused:
+        st.error(wording.plain(refused))
     busy = bool(turns) and not turns[-1].done
     box = Sandbox()
     with st.sidebar:

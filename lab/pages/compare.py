@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -11,6 +12,7 @@ from lab import experiments, report, wording
 from lab.errors import LabError
 from lab.ops import configurations, cost
 from lab.pages import (
+    _compare_address,
     _compare_decide,
     _compare_differences,
     _compare_figures,
@@ -64,6 +66,8 @@ def _measured(
 ) -> Selection:
     """Everything below the verdicts; returns what the address is to say of it."""
     cls = wording.find(experiment) if experiment != ANY else None
+    if experiment != seed.get("experiment", [experiment])[0]:
+        seed = {}  # what the address says is of another experiment
     book = cost.load()
     trials = configurations.priced(trials, book)
     found = configurations.gathered(trials)
@@ -74,12 +78,12 @@ def _measured(
         _compare_table.show(experiment, cls, runs, trials, measures, baseline, tested)
         out |= _compare_risk.show(cls, trials, seed.get("risk", [""])[0], key=f"risk {key}")
         out |= _compare_figures.tradeoff(cls, trials, measures, seed, round_)
-        _compare_decide.show(found, trials, baseline, tested, seed, key)
+        _compare_decide.show(found, runs, trials, baseline, tested, seed, key)
         out |= _compare_figures.figures(cls, trials, out, seed, key)
     elif found:
         drawn = configurations.frame(found)
         out |= _compare_figures.tradeoff(None, drawn, _compare_table.measures(None, drawn), seed, round_)
-        _compare_decide.show(found, trials, baseline, tested, seed, key)
+        _compare_decide.show(found, runs, trials, baseline, tested, seed, key)
     else:
         st.info("The trials of these runs carry no measure of speed, quality, safety or cost; choose one experiment to see them.")
     if any("usd_per_million_tokens" in one.figures for one in found):
@@ -99,6 +103,7 @@ def _pin(
     named = {trial["run_id"]: f"{trial['name']} · {trial['run']}" if len(runs) > 1 else str(trial["name"])
              for _, trial in trials.iterrows()}
     asked = _compare_differences.meant(seed, "baseline", ids)
+    _compare_address.lost(seed, "baseline", "the baseline", ids, begins=True)
     marked = trials[trials["params.role"] == "baseline"] if "params.role" in trials else trials.head(0)
     usual = str((marked if len(marked) else trials)["run_id"].iloc[0])
     baseline = st.selectbox("Baseline", ids, index=ids.index(asked or usual), format_func=named.__getitem__,
@@ -152,6 +157,7 @@ def _choose(seed: Selection, round_: int) -> tuple[str, pd.DataFrame, Selection]
     with left:
         experiment = st.selectbox("Experiment", known, index=known.index(asked) if asked in known else 0,
                                   format_func=_title, key=f"experiment {round_}")
+    _compare_address.lost({"experiment": [asked]}, "experiment", "the experiment", known)
     runs = newest if experiment == ANY else _store.experiments(experiment, limit=NEWEST)
     if runs.empty:
         st.caption(wording.plain(_question(experiment)))
@@ -161,13 +167,14 @@ def _choose(seed: Selection, round_: int) -> tuple[str, pd.DataFrame, Selection]
         return experiment, runs, {}
     named = _labels(runs)
     states = dict(zip(runs["run_id"], runs["state"], strict=True))
+    full = {str(run["run_id"]): _full(run, named[run["run_id"]], experiment == ANY) for _, run in runs.iterrows()}
     ids = list(named)
     meant = seed.get("run", []) if experiment == asked else []
     given = [run_id for text in meant for run_id in ids if run_id.startswith(text)] or ids[:1]
     with right:
         chosen = st.multiselect(
             "Runs, laid over each other", ids, default=given[:MOST_RUNS], max_selections=MOST_RUNS,
-            format_func=lambda i: named[i] if states[i] == "finished" else f"{named[i]} ({states[i]})",
+            format_func=lambda i: full[i] if states[i] == "finished" else f"{full[i]} ({states[i]})",
             key=f"runs {round_} {experiment}", placeholder="Choose runs")
     st.caption(wording.plain(_question(experiment)))
     if lost := [text for text in meant if not any(run_id.startswith(text) for run_id in ids)]:
@@ -185,6 +192,12 @@ def _labels(runs: pd.DataFrame) -> dict[str, str]:
     if runs["experiment"].nunique() < 2:
         return named
     return {str(run["run_id"]): f"{run['experiment'].replace('_', ' ')} {named[run['run_id']]}" for _, run in runs.iterrows()}
+
+
+def _full(run: pd.Series[Any], label: str, any_: bool) -> str:
+    """A run in the list to choose from: with the settings that tell it from others of its experiment."""
+    settings = wording.settings(run)
+    return f"{label} {settings}" if settings and not any_ else label
 
 
 def _title(experiment: str) -> str:

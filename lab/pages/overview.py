@@ -71,6 +71,7 @@ def _nothing() -> None:
     for sentence in experiments.broken().values():
         st.warning(wording.plain(sentence))
     st.caption(wording.plain(f"The runs are read from {store.shown()}"))
+    st.subheader("How the workbench is", anchor=False)
     _overview_news.state()
 
 
@@ -105,7 +106,7 @@ def _card(run: pd.Series[Any], trials: pd.DataFrame, runs: pd.DataFrame) -> None
             st.markdown("No verdict yet." if state == "running" else "No verdict: the run did not finish.")
         if len(trials):
             _headlines(name, verdict.chosen if verdict else None, trials)
-        caveats = verdict.caveats if verdict else wording.doubts(trials)
+        caveats = list(dict.fromkeys([*(verdict.caveats if verdict else ()), *wording.doubts(trials)]))
         if caveats:
             st.warning("\n".join(f"- {wording.plain(line)}" for line in caveats))
         if verdict is not None and verdict.why:
@@ -130,10 +131,11 @@ def _headlines(experiment: str, chosen: str | None, trials: pd.DataFrame) -> Non
     cls = wording.find(experiment)
     drawn = [column for chart in (cls.charts if cls else ()) for column in (chart.x, chart.y)]
     columns = [*drawn, *(f"metrics.{name}" for name in cls.columns)] if cls else [str(c) for c in trials.columns]
-    shown = [c for c in dict.fromkeys(columns) if c.startswith("metrics.") and pd.notna(trial.get(c))][:HEADLINES]
+    bounds = {f"{c}_{side}" for c in trials.columns for side in ("low", "high")}
+    shown = [c for c in dict.fromkeys(columns) if c.startswith("metrics.") and c not in bounds and pd.notna(trial.get(c))]
     st.caption(wording.plain(f"{'Chosen' if len(picked) else 'First trial'}: {trial['name']}, with 95% intervals"))
     row = st.container(horizontal=True, gap="medium")
-    for column in shown:
+    for column in shown[:HEADLINES]:
         low, high = (float(trial.get(f"{column}_{side}", math.nan)) for side in ("low", "high"))
         bounds = wording.interval(low, high, column)
         row.metric(describe(column).label, wording.measured(trial[column], column), bounds or None, delta_color="off",

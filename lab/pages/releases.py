@@ -86,6 +86,10 @@ def _list(releases: list[Release], state: State) -> None:
 def _compared(named: dict[int, Release], state: State) -> None:
     """Two releases side by side, and the moves that lead to the second."""
     st.subheader("Compare and move", anchor=False)
+    if len(named) == 1:
+        _releases_move.buttons(named, next(iter(named)), state)
+        st.markdown("There is one release; as soon as there is a second one, what differs between them stands here.")
+        return
     before, after = _pair(list(named), state)
 
     def said(number: int) -> str:
@@ -133,7 +137,7 @@ def _history(moves: list[Move]) -> None:
         "Who": [move.by for move in newest],
         "What": [_what(move) for move in newest],
         "Why": [move.why for move in newest],
-        "Production after": [move.after.production for move in newest],
+        "Production after": [str(move.after.production or "–") for move in newest],
     })
     st.dataframe(table, hide_index=True, height="content" if len(table) <= 10 else 400, column_config={
         "When": st.column_config.DatetimeColumn("When (UTC)", format="YYYY-MM-DD HH:mm:ss"),

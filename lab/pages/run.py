@@ -26,11 +26,12 @@ def main() -> None:
     st.title("Run")
     _followed()
     known = experiments.names()
-    asked = st.query_params.get("experiment", "")
+    seed, round_ = _seed()
+    asked = seed.get("experiment", "")
     name = st.selectbox("Experiment", known, index=known.index(asked) if asked in known else known.index("performance"),
-                        format_func=lambda one: one.replace("_", " ").capitalize())
-    if asked != name:
-        st.query_params.from_dict({"experiment": name})
+                        format_func=lambda one: one.replace("_", " ").capitalize(), key=f"run.experiment {round_}")
+    if asked and asked not in known:
+        st.warning(wording.plain(f"The address names the experiment {asked[:80]}, which is not here; {name} is shown."))
     cls = wording.find(name)
     if cls is None:
         st.error(wording.plain(wording.question(name)))
@@ -39,42 +40,74 @@ def main() -> None:
     if rest := (cls.__doc__ or "").strip().partition("\n")[2].strip():
         with st.expander("How it is measured"):
             st.markdown(wording.plain(" ".join(rest.split())))
-    given = _form(name, cls)
+    given = _form(cls, _known(cls, seed) if asked in (name, "") else {}, f"run {round_} {name}")
+    _remember({"experiment": name, **given})
     st.caption("The same in a terminal")
     st.code(shlex.join(("lab", *started.command(name, given))), language="bash", wrap_lines=True)
     _start(name, cls, given)
 
 
-def _form(name: str, cls: type[experiments.Experiment]) -> dict[str, str]:
-    """A widget for every field; what differs from its default, as text."""
+def _seed() -> tuple[dict[str, str], int]:
+    """What the address asks for, and how often it has changed by itself: then every widget starts anew, from it."""
+    state, asked = st.session_state, {name: str(text) for name, text in st.query_params.items()}
+    if "run.seed" not in state or (asked and asked != state["run.address"]):
+        state["run.seed"] = state["run.address"] = asked
+        state["run.round"] = state.get("run.round", 0) + 1
+    elif not asked and state["run.address"]:  # back from another page, whose address says nothing
+        state["run.seed"] = state["run.address"]
+        state["run.round"] += 1
+    return state["run.seed"], state["run.round"]
+
+
+def _remember(address: dict[str, str]) -> None:
+    """Make the address say what the form says, so that a link or a reload shows the same."""
+    st.session_state["run.address"] = address
+    if dict(st.query_params) != address:
+        st.query_params.from_dict(address)
+
+
+def _known(cls: type[experiments.Experiment], seed: Mapping[str, str]) -> dict[str, Any]:
+    """The values of fields that the address gives; a sentence for each that is none."""
+    hints, out = typing.get_type_hints(cls), {}
+    for name, text in seed.items():
+        try:
+            if name != "experiment":
+                experiments.make(cls, {name: text})
+                out[name] = experiments.parse(hints[name], text, name)
+        except LabError as error:
+            st.warning(wording.plain(f"The address is left out of the form where it gives {name[:80]}: {error}"))
+    return out
+
+
+def _form(cls: type[experiments.Experiment], begin: Mapping[str, Any], key: str) -> dict[str, str]:
+    """A widget for every field, which starts from `begin` or the default; what differs from its default, as text."""
     hints = typing.get_type_hints(cls)
     changed = {}
     fields = dataclasses.fields(cls)
     for first in range(0, len(fields), COLUMNS):  # row by row, so that their order stays on a narrow screen
         for column, one in zip(st.columns(COLUMNS, gap="medium"), fields[first : first + COLUMNS], strict=False):
             with column:
-                text = _field(one, hints[one.name], f"run {name} {one.name}")
+                text = _field(one, hints[one.name], begin.get(one.name, one.default), f"{key} {one.name}")
             if text != experiments.shown(one.default):
                 changed[one.name] = text
     return changed
 
 
-def _field(one: dataclasses.Field[Any], kind: Any, key: str) -> str:
+def _field(one: dataclasses.Field[Any], kind: Any, begin: Any, key: str) -> str:
     label, help_ = one.name.replace("_", " ").capitalize(), one.metadata.get("help", "")
-    default: Any = one.default
     if kind is bool:
-        return str(st.checkbox(label, value=bool(default), help=help_, key=key)).lower()
+        return str(st.checkbox(label, value=bool(begin), help=help_, key=key)).lower()
     if kind is int:
-        return str(int(st.number_input(label, value=int(default), step=1, help=help_, key=key)))
+        return str(int(st.number_input(label, value=int(begin), step=1, help=help_, key=key)))
     if typing.get_origin(kind) is typing.Literal:
         choices = list(typing.get_args(kind))
-        return str(st.selectbox(label, choices, index=choices.index(one.default), help=help_, key=key))
+        return str(st.selectbox(label, choices, index=choices.index(begin), help=help_, key=key))
     suggested = {"engine": engines.names, "model": models.available}.get(one.name)
     if suggested is not None and kind is str:
-        choices = list(dict.fromkeys([one.default, *suggested()]))
+        choices = list(dict.fromkeys([begin, one.default, *suggested()]))
         return str(st.selectbox(label, choices, accept_new_options=True, key=key,
                                 help=f"{help_}. Type a path or a URL of your own."))
-    return st.text_input(label, value=experiments.shown(one.default), help=help_, key=key).strip()
+    return st.text_input(label, value=experiments.shown(begin), help=help_, key=key).strip()
 
 
 def _start(name: str, cls: type[experiments.Experiment], given: Mapping[str, str]) -> None:

@@ -60,10 +60,17 @@ def register_model(model: str, *, engine: str, copy: bool) -> Model:
     path = file.path.resolve()
     header = gguf_header.read(path)
     facts = {**facts_of(header), "licence": file.licence}
-    name = f"model.{safe_name(file.name)}"
+    called = _called(file, str(facts["title"]))
+    name = f"model.{safe_name(called)}"
     tags = {"lab.sha256": file.sha256, "lab.bytes": str(file.bytes), "lab.facts": json.dumps(facts)}
-    version = _registered(name, tags, path, copy, f"GGUF files known as {file.name}.")
-    return Model(name=file.name, version=version, sha256=file.sha256, bytes=file.bytes, location=str(path), facts=facts)
+    version = _registered(name, tags, path, copy, f"GGUF files known as {called}.")
+    return Model(name=called, version=version, sha256=file.sha256, bytes=file.bytes, location=str(path), facts=facts)
+
+
+def _called(file: models.ModelFile, title: str) -> str:
+    """A model's name; a rung of the ladder, whose file only says how it was made, gets the title of its model before that."""
+    rung = (models.cache_dir() / "ladder").resolve() in file.path.resolve().parents
+    return safe_name(f"{title} {file.name}") if rung and title else file.name
 
 
 def register_index(embedding: str, folder: str, *, passages: int, copy: bool) -> Retrieval:

@@ -76,8 +76,8 @@ def create(given: Parts, *, prompt: str, name: str, note: str, by: str, policy: 
         raise LabError(f"No release can be made of this. {' '.join(given.missing)}")
     decoding = dataclasses.replace(given.decoding, max_tokens=max_tokens or given.decoding.max_tokens)
     if (room := room_of(given)) and decoding.max_tokens >= room:
-        raise LabError(f"A longest answer of {decoding.max_tokens:,} tokens leaves no room for a prompt in the context of {room:,} "
-                       "tokens; give a shorter one.")
+        raise LabError(f"A longest answer of {decoding.max_tokens:,} tokens leaves no room for a prompt in the context of "
+                       f"{room:,} tokens; give a shorter one.")
     return creating.create(
         prompt=written(name, prompt), model=given.model, policy=policy or given.policy, decoding=decoding, engine=given.engine,
         engine_settings=given.engine_settings, runs=given.runs, note=note, by=by)
