@@ -16,7 +16,7 @@ from hypothesis import strategies as some
 from mlflow import MlflowClient
 
 from lab.errors import LabError
-from lab.ops import changes, compare, configurations, cost, decide, health, history, tracking, versions
+from lab.ops import changes, compare, configurations, cost, decide, health, history, requests, tracking, versions
 from lab.ops.configurations import Configuration, Figure
 from lab.ops.decide import Constraint
 from lab.ops.versions import measured
@@ -246,3 +246,6 @@ def test_the_health_of_an_empty_store_names_what_to_do(home: Path) -> None:
     assert set(told) == {"Store", "Disk", "Engines", "Production", "Alerts"}
     assert (told["Production"].said, told["Alerts"].said) == ("no release", "no request yet")
     assert "lab gateway" in told["Alerts"].remedy
+    requests.folder().mkdir(parents=True)
+    told = {part.name: part for part in health.parts()}
+    assert told["Alerts"].said.endswith("never looked") and told["Alerts"].state == "note"

@@ -20,6 +20,7 @@ from lab.ops.monitor.simulated import Fault
 from lab.ops.requests import scores
 from lab.ops.requests.scores import Scored
 from lab.ops.requests_schema import LogRecord, checked
+from lab.pages import _monitor_show
 
 APP = Path(__file__).parent.parent / "app.py"
 
@@ -123,6 +124,10 @@ def test_a_broken_rules_file_is_one_sentence(home: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("LAB_ALERT_RULES", str(home / "rules.yaml"))
     app = page()
     assert "line 2: the version is 0; count from 1" in text(app)
+
+
+def test_a_burn_rate_is_a_plain_number() -> None:
+    assert [_monitor_show._burn(rate) for rate in (1e-6, 0.26, 9.94, 281.3, 2.8e5)] == ["below 0.1", "0.3", "9.9", "281", "280,000"]
 
 
 def test_every_figure_is_a_sentence_where_there_is_nothing_to_draw() -> None:

@@ -11,11 +11,11 @@ import pytest
 import sample_store
 from streamlit.testing.v1 import AppTest
 
-from lab import experiments
+from lab import experiments, wording
 from lab.bench._dashboard_store import multiplied
 from lab.experiments import question_of
 from lab.ops import history, store, tracking, versions
-from lab.records import Trial
+from lab.records import Estimate, Trial, Verdict
 
 APP = Path(__file__).parent.parent / "app.py"
 
@@ -271,6 +271,58 @@ def test_a_limit_in_the_address_is_in_force_and_what_is_no_limit_is_said(sample:
     assert {name for name, said in standing.items() if said == "✓ Qualifies"} == {"Q4_0", "Q3_K_M", "Q2_K"}
     assert "'nonsense' is no constraint" in text(app)
     assert values(app, "need") == ["decode_tokens_per_s:least:300"]
+
+
+def test_what_an_address_asks_for_in_vain_is_said(sample: Path) -> None:
+    assert "names the experiment nonsense" in text(page("compare", experiment="nonsense"))
+    shown = text(page("compare", experiment="quantization", x="wheels", y="perplexity", baseline="ffff", other="eeee",
+                      prefer="luck", need=["requests_per_s:least:1", "decode_tokens_per_s:least:-5"]))
+    for line in ("the measure across wheels", "the baseline ffff", "the trial eeee", "the measure to prefer luck",
+                 "sets the limit requests_per_s:least:1", "The limit of decode in the address, -5, is outside"):
+        assert line in shown, line
+    assert "the measure up" not in shown
+    assert "names the" not in text(page("compare", experiment="quantization", y="perplexity"))
+
+
+def test_a_recommendation_unlike_the_verdict_says_why_and_one_like_it_does_not(sample: Path) -> None:
+    chosen = wording.verdict(history.frame("experiment", experiment="quantization").iloc[0])
+    assert chosen is not None and chosen.chosen
+    app = page("compare", experiment="quantization", need="decode_tokens_per_s:least:0", prefer="file_bytes")
+    recommended = next(line for line in text(app).splitlines() if "Recommended: " in line)
+    assert ("The verdict chose" in text(app)) == (chosen.chosen not in recommended)
+    assert f"The verdict chose {chosen.chosen}" in text(app)
+
+
+def test_configurations_of_any_experiments_are_named_in_short_and_runs_in_the_list_by_their_settings(copied: Path) -> None:
+    client, runs = tracking.writer(), []
+    for experiment, settings in (("performance", "repeats=3"), ("quality", "items=9")):
+        runs.append(tracking.start_parent(client, experiment, f"{experiment} scripted ({settings}) 2026-11-29 10:00:00"))
+        tracking.write_trial(client, experiment, runs[-1], Trial(
+            name="F16", settings={"engine": "scripted", "model": "markov", "threads": 1},
+            measures={"decode_tokens_per_s" if experiment == "performance" else "quality": 0.5}))
+        tracking.write_trial(client, experiment, runs[-1], Trial(
+            name="Q8", settings={"engine": "scripted", "model": "markov", "threads": 2},
+            measures={"decode_tokens_per_s" if experiment == "performance" else "quality": 0.4}))
+        tracking.finish(client, runs[-1])
+    app = page("compare", experiment="any", run=runs)
+    table = next(d.value for d in app.dataframe if "Standing" in d.value)
+    assert set(table["Configuration"]) == {"F16 · markov · performance, quality", "Q8 · markov · performance, quality"}
+    listed = page("compare", experiment="performance", run=runs[:1]).multiselect[0].options
+    assert any("(repeats=3)" in option for option in listed)
+
+
+def test_a_card_of_an_experiment_that_is_gone_heads_no_bound_of_an_interval_and_shows_its_cautions(copied: Path) -> None:
+    client = tracking.writer()
+    run = tracking.start_parent(client, "bygone", "bygone run")
+    tracking.write_trial(client, "bygone", run, Trial(
+        name="one", settings={"threads": 1}, flags=("machine busy: others",), measures={
+            "cpu_s_per_token": Estimate(value=0.19, low=0.18, high=0.197), "ttft_s": 0.3}))
+    tracking.decided(client, run, Verdict(decision="Done.", chosen="one"), "Was it?")
+    app = page()
+    labels = {metric.label for metric in app.metric}
+    assert {label for label in labels if label.lower().startswith("cpu")} and not [
+        label for label in labels if label.lower().endswith((" low", " high"))]
+    assert "Machine busy: one." in text(app)
 
 
 def test_the_overview_says_what_changed_and_how_the_workbench_is(sample: Path) -> None:

@@ -90,6 +90,22 @@ def test_without_an_address_production_stands_beside_what_could_replace_it(three
     assert page().selectbox(key="releases.after").value == 1
 
 
+def test_one_release_alone_is_compared_with_nothing_and_no_history_says_none(home: Path) -> None:
+    (home / "support.txt").write_text("Be brief.")
+    versions.create(prompt=str(home / "support.txt"), model="markov", engine="scripted")
+    versions.propose(1, by="ana", why="first")
+    app = page()
+    assert "There is one release" in text(app) and not app.selectbox and "same release" not in text(app)
+    assert list(app.dataframe[-1].value["Production after"]) == ["–"]
+    assert [one.key for one in app.button if one.key and one.key.startswith("releases.")] == ["releases.promote", "releases.withdraw"]
+
+
+def test_a_command_in_a_sentence_is_set_as_code(three: Path) -> None:
+    said = [str(one.value) for one in page(before="1", after="2").markdown]
+    assert any("`lab release create ... --runs RUN_ID`" in line for line in said)
+    assert not any("\\`" in line for line in said)
+
+
 def test_an_address_of_a_release_that_is_not_there_is_said(three: Path) -> None:
     assert "names release 77" in text(page(before="77", after="1"))
 

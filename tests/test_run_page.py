@@ -72,6 +72,22 @@ def test_what_is_changed_is_in_the_command_and_what_is_wrong_is_one_sentence(hom
     assert not [one for one in app.button if one.key == "run.start"]
 
 
+def test_the_form_starts_from_the_address_and_the_address_follows_the_form(home: Path) -> None:
+    app = page(experiment="performance", engine="scripted", repeats="3", wheels="4", prompt_tokens="none-such")
+    assert app.code[0].value == "lab run performance --engine scripted --repeats 3"
+    assert "no field 'wheels'" in text(app) and "--prompt-tokens takes a whole number" in text(app)
+    next(one for one in app.number_input if one.label == "Repeats").set_value(7).run()
+    assert app.code[0].value == "lab run performance --engine scripted --repeats 7"
+    given = {name: app.query_params[name] for name in app.query_params}
+    assert {name: one if isinstance(one, str) else one[0] for name, one in given.items()} == {
+        "experiment": "performance", "engine": "scripted", "repeats": "7"}
+    app.query_params["repeats"] = "2"
+    assert app.run().code[0].value == "lab run performance --engine scripted --repeats 2"
+    app.selectbox[0].select("quality").run()
+    assert app.code[0].value == "lab run quality"
+    assert "names the experiment nonsense" in text(page(experiment="nonsense"))
+
+
 def test_a_run_is_started_followed_and_found_in_the_store(home: Path) -> None:
     one = started.start("performance", SHORT)
     ended(one)

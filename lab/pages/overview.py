@@ -131,8 +131,8 @@ def _headlines(experiment: str, chosen: str | None, trials: pd.DataFrame) -> Non
     cls = wording.find(experiment)
     drawn = [column for chart in (cls.charts if cls else ()) for column in (chart.x, chart.y)]
     columns = [*drawn, *(f"metrics.{name}" for name in cls.columns)] if cls else [str(c) for c in trials.columns]
-    bounds = {f"{c}_{side}" for c in trials.columns for side in ("low", "high")}
-    shown = [c for c in dict.fromkeys(columns) if c.startswith("metrics.") and c not in bounds and pd.notna(trial.get(c))]
+    sides = {f"{c}_{side}" for c in trials.columns for side in ("low", "high")}
+    shown = [c for c in dict.fromkeys(columns) if c.startswith("metrics.") and c not in sides and pd.notna(trial.get(c))]
     st.caption(wording.plain(f"{'Chosen' if len(picked) else 'First trial'}: {trial['name']}, with 95% intervals"))
     row = st.container(horizontal=True, gap="medium")
     for column in shown[:HEADLINES]:
