@@ -210,7 +210,7 @@ def compared(outcome: Outcome, baseline: pd.Series[Any], other: pd.Series[Any], 
     if row is None:
         return f"{label}: {sides}."
     factor = f"{row.other / row.baseline:.2f} times; " if row.baseline > 0 and math.isfinite(row.other) else ""
-    chance = {"too few": f"{row.items} observations a side are too few to tell", "not tested": "not tested"}
+    chance = {"too few": f"{row.items} observations a side are too few to tell", "not tested": "not tested: other workload" if row.why else "not tested"}
     tested = chance.get(row.outcome, f"{row.outcome}, p = {row.p_adjusted:.2g}" if row.significant else row.outcome)
     return f"{label}: {sides} ({factor}{tested})."
 

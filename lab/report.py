@@ -176,14 +176,18 @@ def _compared(runs: pd.DataFrame, trials: pd.DataFrame, baseline: str) -> Sectio
     if "params.kind" in trials:
         trials = trials[trials["params.kind"] == trials.set_index("run_id")["params.kind"][base]]
     others = [one for one in trials["run_id"] if one != base]
-    parts = []
+    parts, apart = [], list[str]()
     for other in others[:MOST_COMPARED]:
-        rows = [row for row in compare.differences(trials, base, other) if row.outcome != "not tested"]
+        found = compare.differences(trials, base, other)
+        rows = [row for row in found if row.outcome != "not tested"]
+        apart += [_plain(name[other])] if compare.other_workload(found) else []
         if any(row.difference for row in rows):
             lines = pd.DataFrame([_line(row) for row in rows])
             parts += [f"**{_plain(name[other])}** against {_plain(name[base])}", _table(lines)]
     if not parts:
         return Section(heading="", text="")
+    if apart:
+        parts.append(f"Speed is not tested of {', '.join(apart)}: it had other prompts or longest answers than the baseline.")
     more = len(others) - MOST_COMPARED
     parts.append("p-values are adjusted for all tests of a table (Holm); a difference counts below 0.05. Where none is shown, "
                  "one below 'detectable' may well be there."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,11 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as some
 from mlflow import MlflowClient
 
+from lab import models
 from lab.errors import LabError
 from lab.ops import changes, compare, configurations, cost, decide, health, history, requests, tracking, versions
 from lab.ops.configurations import Configuration, Figure
 from lab.ops.decide import Constraint
-from lab.ops.versions import measured
+from lab.ops.versions import files, measured
 from lab.records import Decoding, Estimate, Generation, Message, Request, Trial
 
 
@@ -206,6 +208,19 @@ def test_a_context_made_for_a_benchmark_is_not_released_and_an_answer_that_canno
         measured.create(parts, prompt="Be brief.", name="x", note="", by="ana", max_tokens=room)
     made = measured.create(parts, prompt="Be brief.", name="x", note="", by="ana", max_tokens=512).release
     assert made.decoding.max_tokens == 512 and "context_tokens" not in made.engine_settings
+
+
+def test_a_rung_of_the_ladder_is_registered_under_its_models_title(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LAB_CACHE_DIR", str(tmp_path / "cache"))
+    rung = tmp_path / "cache" / "ladder" / "0123" / "F16-0.0.1.gguf"
+    rung.parent.mkdir(parents=True)
+    shutil.copyfile(models.find(models.DEFAULT).path, rung)
+    plain = files.register_model(models.DEFAULT, engine="llama_cpp", copy=False)
+    assert plain.name == models.DEFAULT
+    named = files.register_model(str(rung), engine="llama_cpp", copy=False).name
+    assert named.endswith("-F16-0.0.1") and named.startswith(str(plain.facts["title"]).split()[0])
 
 
 def test_a_rung_whose_file_is_gone_or_changed_is_not_released(home: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from lab import names
-from lab.ops import compare, history
+from lab.ops import compare, history, workload
 from lab.ops.versions.release import Release
 
 
@@ -33,7 +33,9 @@ class Measured:
         for row in self.rows:
             if row.outcome != "not tested":
                 yield said(row)
-        untested = [row for row in self.rows if row.outcome == "not tested" and row.difference]
+        untested = [row for row in self.rows if row.outcome == "not tested" and row.difference and not row.why]
+        if compare.other_workload(self.rows):
+            yield f"{workload.OTHER}, so that speed is not tested."
         if untested:
             count = "1 more measure differs" if len(untested) == 1 else f"{len(untested)} more measures differ"
             yield (f"{count}, of which no single observations were kept; whether by more than chance cannot be told: "
