@@ -205,12 +205,12 @@ def compared(outcome: Outcome, baseline: pd.Series[Any], other: pd.Series[Any], 
     label = names.describe(measure).label
     new, old = (f"{quantity(trial, measure)} with {trial['name']}" for trial in (other, baseline))
     sides = f"{new} against {old}"
-    found = {row.measure: row for row in compare.differences(outcome.trials, baseline["run_id"], other["run_id"])}
+    found = {row.measure: row for row in compare.differences(outcome.trials, baseline["run_id"], other["run_id"], across=True)}
     row = found.get(measure)
     if row is None:
         return f"{label}: {sides}."
     factor = f"{row.other / row.baseline:.2f} times; " if row.baseline > 0 and math.isfinite(row.other) else ""
-    chance = {"too few": f"{row.items} observations a side are too few to tell", "not tested": "not tested: other workload" if row.why else "not tested"}
+    chance = {"too few": f"{row.items} observations a side are too few to tell", "not tested": "not tested"}
     tested = chance.get(row.outcome, f"{row.outcome}, p = {row.p_adjusted:.2g}" if row.significant else row.outcome)
     return f"{label}: {sides} ({factor}{tested})."
 

@@ -97,6 +97,10 @@ def test_speed_is_tested_only_between_trials_that_had_the_same_to_do() -> None:
     assert {rows[name].outcome for name in compare.PER_GENERATION} == {"not tested"}
     assert compare.other_workload([*rows.values()]) and rows["accuracy"].outcome == "no difference shown"
     assert rows["ttft_s"].other > rows["ttft_s"].baseline
+    parent = tracking.start_parent(tracking.writer(), "performance", "performance across")
+    ids = [tracking.write_trial(tracking.writer(), "performance", parent, one) for one in (trial(answers(1)), other)]
+    across = {row.measure: row for row in compare.differences(history.frame(parents=[parent]), *ids, across=True)}
+    assert across["ttft_s"].outcome == "worse"  # the prompt is what was varied
     assert not compare.other_workload([*compared(trial(answers(1)), trial(answers(2, tpot_s=0.02))).values()])
 
 

@@ -79,26 +79,26 @@ class Row:
         return self.p_adjusted < ALPHA
 
 
-def differences(trials: pd.DataFrame, baseline: str, other: str) -> list[Row]:
+def differences(trials: pd.DataFrame, baseline: str, other: str, *, across: bool = False) -> list[Row]:
     """Every measure that trials `baseline` and `other` (run ids in the frame `trials`) share, tested ones first.
 
     Speed: the medians over generations, unpaired, of requests that asked the same (`workload.of`) in the same experiment; not
-    tested where none did. Quality: the means over items both sides scored, paired by item and
+    tested where none did, unless `across` says that what was asked is the factor in question. Quality: the means over items both sides scored, paired by item and
     clustered where their requests say that they share a source (tag `group`); for right or wrong (0 and 1) by McNemar's
     exact test where they do not. All p-values of one call are adjusted together (Holm). Measures of
     which a trial keeps no raw observations are listed without a test. Raises `LabError` if a trial is not in the frame.
     """
-    return against(trials, baseline, [other])[other]
+    return against(trials, baseline, [other], across=across)[other]
 
 
-def against(trials: pd.DataFrame, baseline: str, others: Sequence[str]) -> dict[str, list[Row]]:
+def against(trials: pd.DataFrame, baseline: str, others: Sequence[str], *, across: bool = False) -> dict[str, list[Row]]:
     """`differences` of the baseline with each of several trials, by their run id; all p-values are adjusted together (Holm).
 
     The more trials are held against one baseline, the clearer each difference must be to count.
     """
     measured = {run_id: _measured(trials, run_id) for run_id in (baseline, *others)}
     first = functools.cache(lambda: (history.generations(baseline), history.scores(baseline)))  # read once, if at all
-    found = [_tested(trials, baseline, other, first) for other in others]
+    found = [_tested(trials, baseline, other, first, across) for other in others]
     judged = _judged([[row for row in rows if not row.why] for rows in found])
     aside = [[row for row in rows if row.why] for rows in found]
     return {other: [*rows, *beside, *_untested(measured[baseline], measured[other], {row.measure for row in (*rows, *beside)})]
@@ -110,18 +110,18 @@ def other_workload(rows: Sequence[Row]) -> bool:
     return any(row.why == workload.OTHER for row in rows)
 
 
-_TESTED: dict[tuple[str, str, str, tuple[str, ...]], list[Row]] = {}
+_TESTED: dict[tuple[str, str, str, bool, tuple[str, ...]], list[Row]] = {}
 """What was tested already: a finished trial's observations do not change, and most of a comparison is reading them."""
 _MOST_TESTED = 2000
 
 
-def _tested(trials: pd.DataFrame, baseline: str, other: str, first: Callable[[], _Observed]) -> list[Row]:
+def _tested(trials: pd.DataFrame, baseline: str, other: str, first: Callable[[], _Observed], across: bool) -> list[Row]:
     """Every row that can be tested, not judged yet."""
     meant = _sets_meant(trials, baseline, other)
     alike = trials[trials["run_id"].isin((baseline, other))]["experiment"].nunique() == 1
-    key = (store.uri(), baseline, other, tuple(meant))
+    key = (store.uri(), baseline, other, across, tuple(meant))
     if key not in _TESTED:
-        rows = _test(meant, alike, first(), (history.generations(other), history.scores(other)))
+        rows = _test(meant, alike, across, first(), (history.generations(other), history.scores(other)))
         if not rows:
             return []  # perhaps not written yet
         if len(_TESTED) >= _MOST_TESTED:
@@ -133,11 +133,11 @@ def _tested(trials: pd.DataFrame, baseline: str, other: str, first: Callable[[],
 _Observed = tuple[Sequence[Generation], Sequence[Score]]
 
 
-def _test(meant: Sequence[str], alike: bool, before: _Observed, after: _Observed) -> list[Row]:
+def _test(meant: Sequence[str], alike: bool, across: bool, before: _Observed, after: _Observed) -> list[Row]:
     shared = {g.request.id: g.request.tags["group"] for g in (*before[0], *after[0])
               if g.request.tags.get("group")}
     scores = before[1], after[1]
-    asked = workload.shared(before[0], after[0]) if alike else ([], [])
+    asked = (before[0], after[0]) if across else workload.shared(before[0], after[0]) if alike else ([], [])
     speeds = _speed(*asked) or _apart(before[0], after[0])
     return [*speeds, *_quality(*scores, shared), *_mean_of_sets(meant, *scores, shared)]
 
