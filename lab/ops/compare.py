@@ -83,10 +83,11 @@ def differences(trials: pd.DataFrame, baseline: str, other: str, *, across: bool
     """Every measure that trials `baseline` and `other` (run ids in the frame `trials`) share, tested ones first.
 
     Speed: the medians over generations, unpaired, of requests that asked the same (`workload.of`) in the same experiment; not
-    tested where none did, unless `across` says that what was asked is the factor in question. Quality: the means over items both sides scored, paired by item and
-    clustered where their requests say that they share a source (tag `group`); for right or wrong (0 and 1) by McNemar's
-    exact test where they do not. All p-values of one call are adjusted together (Holm). Measures of
-    which a trial keeps no raw observations are listed without a test. Raises `LabError` if a trial is not in the frame.
+    tested where none did, unless `across` says that what was asked is the factor in question. Quality: the means over items
+    both sides scored, paired by item and clustered where their requests say that they share a source (tag `group`); for right
+    or wrong (0 and 1) by McNemar's exact test where they do not. All p-values of one call are adjusted together (Holm).
+    Measures of which a trial keeps no raw observations are listed without a test. Raises `LabError` if a trial is not in the
+    frame.
     """
     return against(trials, baseline, [other], across=across)[other]
 
