@@ -147,6 +147,9 @@ def varying(frame: pd.DataFrame) -> list[str]:
 
 def kind(flag: str) -> str:
     """A flag without its figures, so that ten busy trials make one line."""
+    about, _, rest = flag.partition(": ")
+    if about == "memory bandwidth" and rest:
+        return f"Memory bandwidth ({kind(rest).lower()})"
     first = re.split(r"[:;(]| \d", flag, maxsplit=1)[0].strip()
     return first[:1].upper() + first[1:]
 

@@ -22,7 +22,7 @@ def state() -> None:
     """How the parts of the workbench are, in a line of cards that wraps."""
     row = st.container(horizontal=True, gap="small")
     for part in _health(_store.token()):
-        with row.container(border=True, width=208):
+        with row.container(border=True, width=208, height="stretch"):
             st.caption(f"{MARKS[part.state]} {part.name}")
             st.markdown(wording.plain(part.said))
             if part.remedy:

@@ -65,10 +65,12 @@ def main() -> None:
         page = browser.new_page(viewport={"width": 1280, "height": 860})
         with server("dashboard") as address:
             take(page, f"{address}/", "overview")
+            page.set_viewport_size({"width": 1280, "height": 1900})  # down to the chart and the recommendation
             take(page, f"{address}/compare?experiment=quantization&run={run['run_id']}", "compare", wait_s=6)
+            page.set_viewport_size({"width": 1280, "height": 860})
         with server("history") as address:
             experiment = _experiment_id(str(run["run_id"]))
-            take(page, f"{address}/#/experiments/{experiment}/runs", "history", wait_s=8)
+            take(page, f"{address}/#/experiments/{experiment}/runs/{run['run_id']}", "history", wait_s=8)
         with tempfile.TemporaryDirectory() as folder:
             subprocess.run([sys.executable, "-m", "nbconvert", "--to", "html", "--output-dir", folder,
                             str(ROOT / "notebooks" / "02_quantization.ipynb")], check=True, capture_output=True)
