@@ -489,6 +489,8 @@ def register(asked: Sequence[str] = ()) -> None:
     sound = experiments.sound()
     if len(asked) > 1 and asked[0] == "run" and asked[1] in experiments.names() and asked[1] not in sound:
         experiments.find(asked[1])  # raises the sentence that says what is wrong with its file
+    for group in (running_app, bench_app):  # once more gives what there is now
+        group.registered_commands.clear()
     for name in sound:
         running_app.command(name)(_experiment_command(name))
     if len(asked) > 1 and asked[0] == "run" and asked[1].endswith(".py"):

@@ -78,7 +78,7 @@ def test_the_change_turns_with_the_baseline(fresh_store: Path) -> None:
 
 def test_too_few_items_are_called_that_and_not_no_difference(fresh_store: Path) -> None:
     few = ran("right-80", "right-80-twin", items=8).verdict
-    assert few is not None and "too few items" in few.why[0] and "Too few items to tell about right-80-twin" in few.caveats[0]
+    assert few is not None and "too few items" in few.why[0] and any("Too few items to tell about right-80-twin" in c for c in few.caveats)
     enough = ran("right-80", "right-80-twin", items=0, margin=0.05).verdict
     assert enough is not None and "not worse by 5 points" in enough.why[0] and not any("Too few" in c for c in enough.caveats)
 
