@@ -70,7 +70,7 @@ def main() -> None:
             page.set_viewport_size({"width": 1280, "height": 860})
         with server("history") as address:
             experiment = _experiment_id(str(run["run_id"]))
-            take(page, f"{address}/#/experiments/{experiment}/runs/{run['run_id']}", "history", wait_s=8)
+            take(page, f"{address}/#/experiments/{experiment}/runs/{run['run_id']}", "history", wait_s=12)
         with tempfile.TemporaryDirectory() as folder:
             subprocess.run([sys.executable, "-m", "nbconvert", "--to", "html", "--output-dir", folder,
                             str(ROOT / "notebooks" / "02_quantization.ipynb")], check=True, capture_output=True)
