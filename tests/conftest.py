@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,13 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     finally:
         os.environ["LAB_HOME"] = before
     return home
+
+
+def kept_in(folder: Path) -> bytes:
+    """All bytes in the files of a folder, read by another process: to open and close a database's file in one that has it open
+    drops SQLite's locks on it, and two connections then destroy it (sqlite.org/howtocorrupt.html, 2.2)."""
+    files = [str(path) for path in folder.rglob("*") if path.is_file()]
+    return subprocess.run(["cat", *files], capture_output=True, check=True).stdout if files else b""
 
 
 def copied(migrated: Path, home: Path) -> Path:

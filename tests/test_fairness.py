@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from conftest import kept_in
 
 from lab import plots, running
 from lab.data import catalogue
@@ -94,7 +95,7 @@ def test_no_text_of_a_set_is_kept_with_a_run(whole: tuple[running.Outcome, Path]
     done, store = whole
     texts = [text for name in likelihood.SENTENCES for one in contrasts.contrasts(name, 40) for text in (*one.texts, one.context)]
     texts += [text for one in bbq.items(40) for text in (one.question.context, one.question.question)]
-    kept = b"".join(path.read_bytes() for path in (store / "mlruns").rglob("*") if path.is_file())
+    kept = kept_in(store / "mlruns")
     assert b"crows_pairs" in kept and not [text for text in texts if len(text) > 15 and text.encode() in kept]
     scores = [score.item for _, row in done.trials.iterrows() if row["name"] == "crows_pairs"
               for score in history.scores(str(row["run_id"]))]

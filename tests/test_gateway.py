@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import kept_in
 from gateway_clients import CHAT, Here, Load, Processes, ask, chat, complete, until
 from typer.testing import CliRunner
 
@@ -240,7 +241,7 @@ def test_no_text_and_no_key_lies_in_any_file_unless_texts_are_kept_and_then_reda
         assert secret.status == 200
     found = requests.texts()
     assert len(found) == 1 and "Zebras" in found["prompt"][0] and "joe.doe" not in found["prompt"][0]
-    content = b"".join(path.read_bytes() for path in requests.folder().rglob("*") if path.is_file())
+    content = kept_in(requests.folder())
     for word in (key, "Quaggas", "joe.doe", "user-name-77"):
         assert word.encode() not in content
     row = logged(secret.id)

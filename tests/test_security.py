@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
+from conftest import kept_in
 from streamlit.testing.v1 import AppTest
 from typer.testing import CliRunner
 
@@ -192,10 +193,6 @@ def test_an_error_in_a_file_that_is_no_policy_or_model_does_not_show_it(tmp_path
 # What is a secret
 
 
-def everything(folder: Path) -> bytes:
-    return b"".join(file.read_bytes() for file in folder.rglob("*") if file.is_file())
-
-
 def test_a_key_in_the_environment_never_lands_in_the_store(fresh_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
@@ -207,7 +204,7 @@ def test_a_key_in_the_environment_never_lands_in_the_store(fresh_store: Path, mo
     finally:
         child.close()
     assert done.state == "finished" and len(history.generations(done.trials["run_id"].iloc[0])) > 0
-    kept = everything(fresh_store)
+    kept = kept_in(fresh_store)
     # Parquet is compressed: its rows are read, too.
     kept += repr([history.generations(run) for run in done.trials["run_id"]]).encode() + json.dumps(done.as_json(), default=str).encode()
     assert b"SERVED_KEY" in kept  # its name is a setting
@@ -224,7 +221,7 @@ def test_a_secret_in_an_address_is_refused_before_anything_is_recorded(make: Any
         with pytest.raises(LabError) as refused:
             record(make(url))
         assert "never-to-be-seen" not in str(refused.value)
-    assert b"never-to-be-seen" not in everything(fresh_store)
+    assert b"never-to-be-seen" not in kept_in(fresh_store)
 
 
 def test_the_password_of_a_store_is_on_no_screen_and_in_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
