@@ -410,11 +410,9 @@ def _print(done: Outcome) -> None:
 
 def _flags(trials: pd.DataFrame) -> set[str]:
     """Every reason to distrust a trial, with the trials that it is about where it is not about all."""
-    by_flag: dict[str, list[str]] = {}
-    for _, trial in trials.iterrows():
-        text = trial.get("tags.lab.flags")
-        for flag in dict.fromkeys(text.splitlines() if isinstance(text, str) else []):
-            by_flag.setdefault(flag, []).append(str(trial["name"]))
+    from lab import wording
+
+    by_flag = wording.flagged(trials)
     shown = {flag: names if len(names) <= 3 else [*names[:2], f"{len(names) - 2} more"] for flag, names in by_flag.items()}
     return {flag if len(by_flag[flag]) == len(trials) else f"{', '.join(names)}: {flag}" for flag, names in shown.items()}
 

@@ -109,13 +109,21 @@ def machine(run: pd.Series[Any]) -> str:
     return ", ".join(filter(None, parts))
 
 
-def doubts(trials: pd.DataFrame) -> list[str]:
-    """Every reason to distrust one of these trials, with the trials it concerns, and every caveat noted with them."""
+def flagged(trials: pd.DataFrame) -> dict[str, list[str]]:
+    """Every flag of these trials, with the names of those that carry it in the order of the trials."""
     found: dict[str, list[str]] = {}
     for _, trial in trials.iterrows():
         flags = trial.get("tags.lab.flags")
-        for flag in flags.splitlines() if isinstance(flags, str) else []:
-            found.setdefault(kind(flag), []).append(str(trial["name"]))
+        for flag in dict.fromkeys(flags.splitlines() if isinstance(flags, str) else []):
+            found.setdefault(flag, []).append(str(trial["name"]))
+    return found
+
+
+def doubts(trials: pd.DataFrame) -> list[str]:
+    """Every reason to distrust one of these trials, with the trials it concerns, and every caveat noted with them."""
+    found: dict[str, list[str]] = {}
+    for flag, concerned in flagged(trials).items():
+        found.setdefault(kind(flag), []).extend(concerned)
     said = [f"{what}: {_some(list(dict.fromkeys(concerned)))}." for what, concerned in found.items()]
     notes = trials["tags.lab.note.caveat"] if "tags.lab.note.caveat" in trials else pd.Series(dtype=object)
     return said + [str(note) for note in dict.fromkeys(notes.dropna()) if note]

@@ -266,6 +266,8 @@ def test_keys_roles_and_limits_hold(store: Path) -> None:
         assert ask(here.port, chat(), key="odd").status == 403
         assert ask(here.port, chat(max_tokens=5), key="few").status == 400
         assert ask(here.port, chat(max_tokens=4), key="few").status == 200
+        never = ask(here.port, chat(max_tokens=100), key="slow")  # more than its minute has: no waiting helps
+        assert (never.status, never.json["error"]["code"], "retry-after" in never.headers) == (400, "too_large", False)
         slow = [ask(here.port, chat(), key="slow") for _ in range(3)]
         assert slow[-1].status == 429 and int(slow[-1].headers["retry-after"]) >= 1 and slow[-1].json["error"]["code"] == "rate_limit"
         poor = [ask(here.port, chat(), key="poor") for _ in range(2)]

@@ -95,10 +95,9 @@ def refuse_model(given: MutableMapping[str, Any], names: tuple[str, ...]) -> Non
 
 def take(ledger: Ledger, key: Key, tokens: int) -> None:
     """Reserve the tokens of a request. Raises `Refusal` with the time after which to ask again."""
-    if key.tokens_per_minute and tokens > key.tokens_per_minute:
-        raise Refusal(f"The prompt and the longest answer are {tokens:,} tokens, and this key has {key.tokens_per_minute:,} a "
-                      "minute; ask for a shorter answer with 'max_tokens'.", param="max_tokens", code="too_large")
     refused = ledger.take(key, tokens)
+    if refused is not None and refused.kind == "too_large":
+        raise Refusal(refused.sentence, param="max_tokens", code=refused.kind)
     if refused is not None:
         after = str(max(1, round(min(refused.after_s, 86_400 * 366)))).encode()
         raise Refusal(refused.sentence, status=429, kind="insufficient_quota" if refused.kind == "budget" else "rate_limit_error",

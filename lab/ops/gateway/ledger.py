@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import mmap
 import os
 import struct
@@ -27,7 +28,7 @@ DAY_S = 86_400.0
 
 @dataclass(frozen=True, kw_only=True)
 class Refused:
-    """Why a key may not ask now, and after how many seconds it may."""
+    """Why a key may not ask now, and after how many seconds it may (infinite: never this)."""
 
     kind: str
     sentence: str
@@ -56,6 +57,11 @@ class Ledger:
         """Reserve `tokens`; the reason when the key may not have them."""
         if not key.tokens_per_minute and not key.budget_usd:
             return None
+        most = key.tokens_per_minute
+        if most and tokens > most:
+            return Refused(kind="too_large", after_s=math.inf, sentence=(
+                f"This request may take {tokens:,} tokens, more than this key has in a minute ({most:,}); ask for fewer with "
+                "max_tokens, or shorten the prompt."))
         with self._locked():
             place, left, period, spent = self._read(key)
             if key.budget_usd and spent >= key.budget_usd:
@@ -63,11 +69,6 @@ class Ledger:
                 return Refused(kind="budget", after_s=max(1.0, after), sentence=(
                     f"The budget of {key.budget_usd:g} USD in {key.budget_days} days is used up; raise it, or wait for the next "
                     "period."))
-            most = key.tokens_per_minute
-            if most and tokens > most:
-                return Refused(kind="rate_limit", after_s=60.0, sentence=(
-                    f"This request may take {tokens:,} tokens, more than this key has in a minute ({most:,}); ask for fewer with "
-                    "max_tokens, or shorten the prompt."))
             if most and tokens > left:
                 after = (tokens - left) / most * 60
                 return Refused(kind="rate_limit", after_s=max(1.0, after), sentence=(

@@ -12,10 +12,8 @@ import io
 import math
 import os
 import zipfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +25,7 @@ from lab.ops.monitor import scoring
 from lab.ops.requests import scores, traced
 from lab.ops.requests.scores import Scored
 from lab.records import Estimate
+from lab.retrieval.index import Embeds
 from lab.stats.drift.distribution import Distance, Kind, two_samples
 
 NAME = "embedding_distance"
@@ -34,15 +33,6 @@ FILE = "embedding_reference.npz"
 FEWEST = 50
 """Answers that a reference has at least."""
 CERTAIN = 0.01
-
-
-class Embeds(Protocol):
-    """What gives texts unit vectors, and by which weights."""
-
-    name: str
-    sha256: str
-
-    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
